@@ -1,0 +1,119 @@
+/*-------------------------------------------------------------------------
+ *
+ * redis/conn.h
+ *	  One connection to one Redis server: connect, authenticate, pipeline,
+ *	  read replies.  hiredis does the protocol; this room does the waiting.
+ *
+ * All waits go through the process latch (MyLatch): cancel and shutdown work
+ * at any moment (CHECK_FOR_INTERRUPTS, which may throw).  Network trouble and
+ * protocol trouble never throw: the functions return false or NULL, the
+ * connection is closed, and mlc_conn_error() tells why, without a secret.
+ * Usable from any process with a latch, in or outside a transaction.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef MLC_REDIS_CONN_H
+#define MLC_REDIS_CONN_H
+
+#include "postgres.h"
+#include "utils/timestamp.h"
+
+typedef struct MlcRedisOptions
+{
+	char	   *host;			/* NULL when path is set */
+	int			port;
+	char	   *path;			/* unix socket, or NULL */
+	int			database;		/* SELECTed when not 0 */
+	char	   *username;		/* NULL: default user */
+	char	   *password;		/* NULL: no AUTH */
+	bool		tls;			/* rediss:// */
+	int			connect_timeout;	/* ms */
+	int			timeout;		/* ms, for one reply to arrive */
+} MlcRedisOptions;
+
+typedef enum MlcReplyType
+{
+	MLC_REPLY_STRING,
+	MLC_REPLY_STATUS,
+	MLC_REPLY_ERROR,
+	MLC_REPLY_INTEGER,
+	MLC_REPLY_NIL,
+	MLC_REPLY_ARRAY
+} MlcReplyType;
+
+typedef struct MlcReply
+{
+	MlcReplyType type;
+	int64		integer;
+	char	   *str;			/* string, status, error; NUL-terminated */
+	size_t		len;
+	size_t		nelements;
+	struct MlcReply **elements;
+} MlcReply;
+
+typedef struct MlcConn MlcConn;
+
+/*
+ * Parses redis://host[:port][/db], unix:///path/to/socket[?db=n] and
+ * rediss://.  Fills options (strings in the current context) with defaults
+ * for what the URL leaves out.  Returns NULL, or what is wrong as a sentence
+ * for errdetail.  A user name or password in the URL is refused: they belong
+ * into the user mapping.
+ */
+extern const char *mlc_conn_parse_url(const char *url, MlcRedisOptions *options);
+
+/* Creates a closed connection; options are copied.  Freed with context. */
+extern MlcConn *mlc_conn_create(MemoryContext context,
+								const MlcRedisOptions *options);
+
+/* Connects, authenticates, selects.  False on failure.  Already open: true. */
+extern bool mlc_conn_open(MlcConn *conn);
+extern void mlc_conn_close(MlcConn *conn);
+extern bool mlc_conn_is_open(MlcConn *conn);
+
+/*
+ * The last error, without secrets; "" if none.  It is the first one since the
+ * connection was opened: the cause, not what followed from it.
+ */
+extern const char *mlc_conn_error(MlcConn *conn);
+
+/*
+ * Its errcode: 08001 not reachable, 08004 the server refused us (password,
+ * database, loading, full), 08006 lost or silent, 08P01 not Redis' protocol.
+ */
+extern int	mlc_conn_sqlstate(MlcConn *conn);
+
+/* For WaitEventSet / WaitLatchOrSocket; PGINVALID_SOCKET when closed. */
+extern pgsocket mlc_conn_socket(MlcConn *conn);
+
+/*
+ * The peer has closed, or sent what nobody asked for?  Never waits; true
+ * means the connection has been closed here, too.  For idle connections.
+ */
+extern bool mlc_conn_check_closed(MlcConn *conn);
+
+/* Appends one command to the output buffer; nothing is sent yet. */
+extern void mlc_conn_append(MlcConn *conn, int argc, const char *const *argv,
+							const size_t *argvlen);
+
+/* Bytes not yet written; replies not yet read. */
+extern size_t mlc_conn_unsent(MlcConn *conn);
+extern int	mlc_conn_pending(MlcConn *conn);
+
+/*
+ * Writes what the socket takes now, reads what has arrived (so that neither
+ * side's buffers can wedge a long pipeline), never waits.  False on failure.
+ */
+extern bool mlc_conn_push(MlcConn *conn);
+
+/*
+ * The next reply, allocated in the current context, waiting up to
+ * options.timeout ms of silence.  NULL: failed, the connection is closed.
+ * Sends what is unsent meanwhile.  An error reply (-ERR ...) is a reply.
+ */
+extern MlcReply *mlc_conn_reply(MlcConn *conn);
+
+/* Is the next reply complete in the input buffer (so _reply won't wait)? */
+extern bool mlc_conn_ready(MlcConn *conn);
+
+#endif							/* MLC_REDIS_CONN_H */
