@@ -1,3 +1,940 @@
 #!lua name=mlcache
+--
+-- The function library "mlcache": what has to happen atomically beside the
+-- cached data for the caches to stay coherent with PostgreSQL.
+--
+-- An entry is a plain string at the user's own key.  Its guard is a second
+-- string in the same cluster slot, eight fields joined by '|':
+--
+--	 lo | hi | floor | flags | token | deadline | nonce | marks
+--
+-- and is always in one of three states (anything else is no guard at all):
+--
+--	 entry  lo, hi: the entry's content is no older than lo and no newer than
+--			hi.  Flag A: what is cached is that there is no such row, and
+--			there is no entry.  Expires with the entry.
+--	 lease  token, deadline, nonce: one reader may fill the entry until the
+--			deadline, while the namespace is armed with nonce.  No entry.
+--			Expires with the lease.
+--	 marks  "owner=deadline,...": committing transactions keep everybody from
+--			filling.  No entry.  floor: no payload at or below it may be set
+--			by a release.  Flag T (taint): none at all may be.  Never expires,
+--			since what can expire can be evicted, and a lost mark breaks the
+--			promise; mlc_sweep removes what its owner forgot.
+--
+-- Versions are 24 lower-case hex digits, compared as text.  Deadlines are
+-- milliseconds of this server's TIME; 0 means none.
+--
+-- A namespace is one database of one PostgreSQL cluster.  What has been
+-- delivered for it stands in the hash "mlc:state:<ns>".  Whether this very
+-- process may serve it stands in "armed", in memory only: it is gone after a
+-- restart, a full resynchronization or a promotion, and with it every hit,
+-- lease and fill, until the relay has looked and armed the server again.
+--
+-- Errors begin with a word to tell them by: MLCARG (malformed call; nothing
+-- was done), MLCNONCE (not the history the caller believes in), MLCCAS (the
+-- caller is not the only relay), MLCNS (say which namespace).
+
+-- Thousands count what older callers do not understand.
 local VERSION = 1001
-redis.register_function{function_name = 'mlc_version', callback = function() return VERSION end, flags = {'no-writes', 'allow-cross-slot-keys'}}
+
+local MAX_KEYS = 1000
+local MAX_MS = 1000 * 60 * 60 * 24 * 366 * 100
+
+local armed = {}
+
+-- Bound at the first call: while a library is loaded, Redis shows it nothing
+-- but redis.register_function().
+local byte, find, format, gmatch, match, sub, concat
+local before
+local BAR = 124				-- '|'
+local PLAIN_ENTRY_LEN = 24 + 1 + 24 + 6
+
+-- ---------- arguments ----------
+
+local function arg_error(...)
+	error({err = 'MLCARG ' .. format(...)})
+end
+
+local function need_args(args, min, max)
+	if #args < min or #args > max then
+		arg_error('expected %d to %d arguments, got %d', min, max, #args)
+	end
+end
+
+local function need_keys(keys, min, max)
+	if #keys < min or #keys > max then
+		arg_error('expected %d to %d keys, got %d', min, max, #keys)
+	end
+	return #keys
+end
+
+local function need_name(what, text)
+	if #text > 64 or not find(text, '^[%w_.:{}-]+$') then
+		arg_error('%s must be 1 to 64 of 0-9 a-z A-Z _ . : { } -', what)
+	end
+	return text
+end
+
+local function need_token(text)
+	if #text > 64 or not find(text, '^[%w_-]+$') then
+		arg_error('token must be 1 to 64 of 0-9 a-z A-Z _ -')
+	end
+	return text
+end
+
+local function need_version(what, text)
+	if #text ~= 24 or find(text, '[^0-9a-f]') then
+		arg_error('%s must be 24 lower-case hex digits', what)
+	end
+	return text
+end
+
+local function need_ms(what, text, min)
+	local number = find(text, '^%d+$') and #text <= 15 and tonumber(text)
+	if not number or number < min or number > MAX_MS then
+		arg_error('%s must be a number of milliseconds from %d on', what, min)
+	end
+	return number
+end
+
+local function need_flag(what, text)
+	if text ~= '0' and text ~= '1' then
+		arg_error('%s must be 0 or 1', what)
+	end
+	return text == '1'
+end
+
+-- ---------- versions ----------
+
+-- Lua compares text with strcoll(), and Redis takes LC_COLLATE from its
+-- environment: in Danish, "aa" sorts behind "z".  Where the locale cannot sort
+-- hex digits, compare numbers of 8 digits, which are exact.
+local function locale_sorts_hex()
+	local digits, last = '0123456789abcdef', ''
+	for i = 1, 16 do
+		for j = 1, 16 do
+			local pair = sub(digits, i, i) .. sub(digits, j, j)
+			if not (last < pair) then
+				return false
+			end
+			last = pair
+		end
+	end
+	return true
+end
+
+local function before_as_text(a, b)
+	return a < b
+end
+
+local function before_as_numbers(a, b)
+	for i = 1, 17, 8 do
+		local x, y = tonumber(sub(a, i, i + 7), 16), tonumber(sub(b, i, i + 7), 16)
+		if x ~= y then
+			return x < y
+		end
+	end
+	return false
+end
+
+local function latest(a, b)
+	return (a == '' or b ~= '' and before(a, b)) and b or a
+end
+
+-- ---------- names ----------
+
+-- As mlc_key_guard() in model/key.h.  Keys whose guard would be in another
+-- slot, or would be that of another key, are refused.
+local function guard_name(key)
+	if byte(key) == 109 and sub(key, 1, 4) == 'mlc:' then
+		arg_error('a key must not begin with "mlc:"')
+	end
+	local open = find(key, '{', 1, true)
+	local close = find(key, '}', (open or 0) + 1, true)
+	if not close then
+		if key == '' then
+			arg_error('a key must not be empty')
+		end
+		return 'mlc:{' .. key .. '}'
+	end
+	if not open or close == open + 1 then
+		arg_error('a key with "}" must have a hash tag')
+	end
+	if open == 1 and close == #key then
+		arg_error('a key must not be a hash tag as a whole')
+	end
+	if find(key, '^state:') then
+		arg_error('a key with a hash tag must not begin with "state:"')
+	end
+	return 'mlc:' .. key
+end
+
+-- The reverse; nil for what is no guard's name.
+local function key_of_guard(name)
+	local key = match(name, '^mlc:{([^}]+)}$')
+	if key then
+		return key
+	end
+	key = match(name, '^mlc:(.*{[^}]+}.*)$')
+	return key and not find(key, '^state:') and key or nil
+end
+
+local function guard_names(keys)
+	local names = {}
+	for i = 1, #keys do
+		names[i] = guard_name(keys[i])
+	end
+	return names
+end
+
+local function state_key(ns)
+	return 'mlc:state:' .. need_name('namespace', ns)
+end
+
+-- ---------- guards ----------
+
+local function now_ms()
+	local time = redis.call('TIME')
+	return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function parse_guard(text)
+	if not text then
+		return nil
+	end
+	local lo, hi, floor, flags, token, deadline, nonce, marks = match(text,
+		'^([0-9a-f]*)|([0-9a-f]*)|([0-9a-f]*)|([AT]*)|([^|]*)|(%d*)|([^|]*)|([^|]*)$')
+	if not lo then
+		return nil
+	end
+	local guard = {
+		lo = lo, hi = hi, floor = floor, token = token, nonce = nonce,
+		absent = find(flags, 'A', 1, true) ~= nil,
+		taint = find(flags, 'T', 1, true) ~= nil,
+		deadline = tonumber(deadline) or 0,
+		marks = {}, standing = 0
+	}
+	for owner, limit in gmatch(marks, '([^=,]+)=(%d+)') do
+		guard.marks[owner] = tonumber(limit)
+		guard.standing = guard.standing + 1
+	end
+	return guard
+end
+
+-- Marks whose deadline has passed end, and taint what they leave behind.
+local function end_overdue(guard, now)
+	local overdue = 0
+	for owner, limit in pairs(guard.marks) do
+		if limit ~= 0 and limit <= now then
+			guard.marks[owner] = nil
+			overdue = overdue + 1
+		end
+	end
+	if overdue > 0 then
+		guard.standing = guard.standing - overdue
+		guard.taint = true
+	end
+	return overdue
+end
+
+local function parse_marked_guard(text, now)
+	local guard = parse_guard(text)
+	if guard and guard.standing > 0 then
+		end_overdue(guard, now)
+	end
+	return guard
+end
+
+-- Takes owner's mark away; did it stand?
+local function end_mark(guard, owner)
+	if not guard.marks[owner] then
+		return false
+	end
+	guard.marks[owner] = nil
+	guard.standing = guard.standing - 1
+	return true
+end
+
+local function marks_text(guard)
+	local list = {}
+	for owner, limit in pairs(guard.marks) do
+		list[#list + 1] = format('%s=%.0f', owner, limit)
+	end
+	return '||' .. guard.floor .. '|' .. (guard.taint and 'T' or '') .. '||||' ..
+		concat(list, ',')
+end
+
+local function entry_text(lo, hi, absent)
+	return lo .. '|' .. hi .. (absent and '||A||||' or '||||||')
+end
+
+-- ---------- writing many keys at once ----------
+
+-- Collects writes; run() sends one UNLINK, one MSET, and a SET for each string
+-- with a time to live.  No key may be both dropped and put.
+local function new_plan()
+	return {drops = {}, puts = {}, timed = {}}
+end
+
+local function drop(plan, key)
+	local drops = plan.drops
+	drops[#drops + 1] = key
+end
+
+local function put(plan, key, value, ttl)
+	if ttl == 0 then
+		local puts = plan.puts
+		local n = #puts
+		puts[n + 1] = key
+		puts[n + 2] = value
+	else
+		local timed = plan.timed
+		local n = #timed
+		timed[n + 1] = key
+		timed[n + 2] = value
+		timed[n + 3] = ttl
+	end
+end
+
+local function run(plan)
+	local drops, puts, timed = plan.drops, plan.puts, plan.timed
+	if #drops > 0 then
+		redis.call('UNLINK', unpack(drops))
+	end
+	if #puts > 0 then
+		redis.call('MSET', unpack(puts))
+	end
+	for i = 1, #timed, 3 do
+		redis.call('SET', timed[i], timed[i + 1], 'PX', timed[i + 2])
+	end
+end
+
+-- The entry goes and so does the lease; of the guard only marks stay.
+local function clear(plan, key, name, guard)
+	drop(plan, key)
+	if guard and guard.standing > 0 then
+		put(plan, name, marks_text(guard), 0)
+	else
+		drop(plan, name)
+	end
+end
+
+-- ---------- the state of a namespace ----------
+
+-- nonce, applied, applying; false for what is missing.
+local function get_state(ns)
+	local state = redis.call('HMGET', state_key(ns), 'nonce', 'applied', 'applying')
+	return state[1], state[2], state[3]
+end
+
+local function is_armed(ns, nonce)
+	return nonce and armed[ns] == nonce
+end
+
+-- The only namespace that is armed here, or nil.  One that was forgotten
+-- without being disarmed does not count.
+local function default_namespace()
+	local first = next(armed)
+	if not first or not next(armed, first) then
+		return first
+	end
+	local found
+	for ns in pairs(armed) do
+		if is_armed(ns, (get_state(ns))) then
+			if found then
+				error({err = 'MLCNS several namespaces are armed here: name one'})
+			end
+			found = ns
+		end
+	end
+	return found
+end
+
+local function wrong_nonce(ns)
+	return redis.error_reply('MLCNONCE not the current nonce of namespace ' .. ns)
+end
+
+-- 0 keys; ns -> {sysid, applied, applying, nonce, armed}; '' for what is
+-- missing; armed is 1 when this process serves hits, leases and fills.
+local function mlc_state(keys, args)
+	need_keys(keys, 0, 0)
+	need_args(args, 1, 1)
+	local state = redis.call('HMGET', state_key(args[1]), 'sysid', 'applied', 'applying', 'nonce')
+	local serves = is_armed(args[1], state[4]) and state[2]
+	for i = 1, 4 do
+		state[i] = state[i] or ''
+	end
+	state[5] = serves and 1 or 0
+	return state
+end
+
+-- 0 keys; ns, nonce, sysid: serves no more; what was delivered is forgotten.
+local function mlc_disarm(keys, args)
+	need_keys(keys, 0, 0)
+	need_args(args, 3, 3)
+	local key = state_key(args[1])
+	need_name('nonce', args[2])
+	need_name('system identifier', args[3])
+	armed[args[1]] = nil
+	redis.call('HSET', key, 'nonce', args[2], 'sysid', args[3])
+	redis.call('HDEL', key, 'applied', 'applying')
+	return redis.status_reply('OK')
+end
+
+-- 0 keys; ns, nonce, sysid, applied: a new history begins at applied.  Does
+-- not arm.
+local function mlc_begin(keys, args)
+	need_keys(keys, 0, 0)
+	need_args(args, 4, 4)
+	local key = state_key(args[1])
+	need_name('nonce', args[2])
+	need_name('system identifier', args[3])
+	need_version('applied', args[4])
+	armed[args[1]] = nil
+	redis.call('HSET', key, 'nonce', args[2], 'sysid', args[3], 'applied', args[4],
+		'applying', args[4])
+	return redis.status_reply('OK')
+end
+
+-- 0 keys; ns, nonce: this process serves from now on.
+local function mlc_arm(keys, args)
+	need_keys(keys, 0, 0)
+	need_args(args, 2, 2)
+	local nonce, applied = get_state(args[1])
+	if nonce ~= need_name('nonce', args[2]) then
+		return wrong_nonce(args[1])
+	end
+	if not applied then
+		return redis.error_reply('MLCNONCE nothing has been applied in namespace ' .. args[1])
+	end
+	armed[args[1]] = nonce
+	return redis.status_reply('OK')
+end
+
+-- 0 keys; ns, old nonce, new nonce: another relay goes on with an armed
+-- server; its predecessor's late commands and all leases die.  1, or 0 when
+-- the server is not armed with the old one (nothing changes).
+local function mlc_adopt(keys, args)
+	need_keys(keys, 0, 0)
+	need_args(args, 3, 3)
+	local nonce = get_state(args[1])
+	need_name('old nonce', args[2])
+	need_name('new nonce', args[3])
+	if nonce ~= args[2] or not is_armed(args[1], nonce) then
+		return 0
+	end
+	redis.call('HSET', state_key(args[1]), 'nonce', args[3])
+	armed[args[1]] = args[3]
+	return 1
+end
+
+-- 0 keys; ns, nonce, expected applying, applied, applying: compare and set.
+-- 1 when armed, 0 when not.
+local function mlc_publish(keys, args)
+	need_keys(keys, 0, 0)
+	need_args(args, 5, 5)
+	local ns = args[1]
+	local nonce, applied, applying = get_state(ns)
+	need_name('nonce', args[2])
+	need_version('expected applying', args[3])
+	need_version('applied', args[4])
+	need_version('applying', args[5])
+	if before(args[5], args[4]) then
+		arg_error('applying must not be before applied')
+	end
+	if nonce ~= args[2] then
+		return wrong_nonce(ns)
+	end
+	if not applied or applying ~= args[3] then
+		return redis.error_reply('MLCCAS applying is ' .. (applying or 'missing'))
+	end
+	if before(args[4], applied) or before(args[5], applying) then
+		return redis.error_reply('MLCCAS applied and applying must not decrease')
+	end
+	redis.call('HSET', state_key(ns), 'applied', args[4], 'applying', args[5])
+	return is_armed(ns, nonce) and 1 or 0
+end
+
+-- ---------- delivering ----------
+
+-- n keys; ns, nonce, then for each key: op, version, ttl (ms, 0 = none),
+-- payload -> {set, skipped, deleted}.
+--
+-- op is 'i' (invalidate), 'u' (update: never creates) or 'r' (replicate:
+-- creates), and may be followed by the owner whose mark it ends.  Does not
+-- ask for arming: the relay delivers before it arms.
+local function mlc_apply(keys, args)
+	local n = need_keys(keys, 1, MAX_KEYS)
+	local ns, nonce = args[1], args[2]
+	need_args(args, 2 + 4 * n, 2 + 4 * n)
+	local current, applied = get_state(ns)
+	if current ~= nonce then
+		return wrong_nonce(ns)
+	end
+
+	local names = guard_names(keys)
+	local texts = redis.call('MGET', unpack(names))
+	local plan = new_plan()
+	local now
+	local seen = {}
+	local last_version, last_entry, last_ttl_text, last_ttl
+	local accepted, ttls, entries = {}, {}, {}	-- to be set: index, ttl, guard
+	local probes = {}							-- keys that must be there for it
+	local skipped, deleted = 0, 0
+
+	for i = 1, n do
+		local key, text = keys[i], texts[i]
+		local arg = 4 * i - 1
+		local op, version, ttl_text = args[arg], args[arg + 1], args[arg + 2]
+		local owner = ''
+
+		if seen[key] then
+			arg_error('a key must not be given twice')
+		end
+		seen[key] = true
+		if version ~= last_version then
+			last_version = need_version('version', version)
+			last_entry = entry_text(version, version, false)
+		end
+		if ttl_text ~= last_ttl_text then
+			last_ttl = need_ms('time to live', ttl_text, 0)
+			last_ttl_text = ttl_text
+		end
+		if op ~= 'u' and op ~= 'r' and op ~= 'i' then
+			op, owner = sub(op, 1, 1), sub(op, 2)
+			if op ~= 'u' and op ~= 'r' and op ~= 'i' then
+				arg_error('op must be u, r or i')
+			end
+			need_name('owner', owner)
+		end
+
+		local lo, hi, absent, guard
+		if text and #text == PLAIN_ENTRY_LEN and byte(text) ~= BAR then
+			lo, hi = sub(text, 1, 24), sub(text, 26, 49)
+		elseif text then
+			now = now or now_ms()
+			guard = parse_marked_guard(text, now)
+			if guard then
+				if owner ~= '' then
+					end_mark(guard, owner)
+				end
+				if guard.lo ~= '' then
+					lo, hi, absent = guard.lo, guard.hi, guard.absent
+				end
+			end
+		end
+
+		if guard and guard.standing > 0 then
+			guard.floor = latest(guard.floor, version)
+			clear(plan, key, names[i], guard)
+			deleted = deleted + 1
+		elseif op == 'i' then
+			clear(plan, key, names[i], nil)
+			deleted = deleted + 1
+		elseif lo and not before(lo, version) then
+			skipped = skipped + 1
+		elseif lo and before(hi, version) or
+			not lo and op == 'r' and applied and before(applied, version) then
+			accepted[#accepted + 1] = i
+			ttls[#accepted] = last_ttl
+			entries[#accepted] = last_entry
+			if op == 'u' and not absent then
+				probes[#probes + 1] = key
+			end
+		else
+			-- between lo and hi, or nothing there that may be replaced; what
+			-- stands at the key without a guard goes
+			clear(plan, key, names[i], nil)
+			if lo then
+				deleted = deleted + 1
+			else
+				skipped = skipped + 1
+			end
+		end
+	end
+
+	-- An entry can be gone (evicted, deleted by hand) while its guard stays:
+	-- an update must not bring it back.
+	local gone
+	if #probes > 0 and redis.call('EXISTS', unpack(probes)) < #probes then
+		gone = {}
+		for i = 1, #probes do
+			gone[probes[i]] = redis.call('EXISTS', probes[i]) == 0
+		end
+	end
+	for j = 1, #accepted do
+		local i = accepted[j]
+		local key = keys[i]
+		if gone and gone[key] then
+			drop(plan, names[i])
+			skipped = skipped + 1
+		else
+			put(plan, key, args[4 * i + 2], ttls[j])
+			put(plan, names[i], entries[j], ttls[j])
+		end
+	end
+	run(plan)
+	return {n - skipped - deleted, skipped, deleted}
+end
+
+-- n keys; ns, owner or '': entries and leases go, and owner's marks; other
+-- owners' marks stay, tainted when owner's was among them, since without a
+-- version there is no floor to raise.  -> number of keys.
+local function mlc_invalidate(keys, args)
+	local n = need_keys(keys, 1, MAX_KEYS)
+	need_args(args, 2, 2)
+	local owner = args[2]
+	need_name('namespace', args[1])
+	if owner ~= '' then
+		need_name('owner', owner)
+	end
+	local names = guard_names(keys)
+	local texts = redis.call('MGET', unpack(names))
+	local now = now_ms()
+	local plan = new_plan()
+	for i = 1, n do
+		local guard = parse_marked_guard(texts[i], now)
+		if guard and end_mark(guard, owner) then
+			guard.taint = true
+		end
+		clear(plan, keys[i], names[i], guard)
+	end
+	run(plan)
+	return n
+end
+
+-- ---------- reading ----------
+
+-- 1 key; token, lease_ms [, ns] ->
+--	 {'hit', payload, lo, hi, applied}
+--	 {'absent', lo, hi, applied}	   cached: there is no such row
+--	 {'lease', applied, applying}	   load the row in a new snapshot, mlc_fill
+--	 {'busy', ms}					   somebody else loads; at most so long
+--	 {'quarantined'}				   load the row, do not fill
+--	 {'unarmed'}					   the same
+-- The holder of a lease that asks again is given it again.
+local function mlc_get(keys, args)
+	need_keys(keys, 1, 1)
+	need_args(args, 2, 3)
+	local key = keys[1]
+	local name = guard_name(key)
+	local token = need_token(args[1])
+	local lease_ms = need_ms('lease', args[2], 1)
+	local ns = args[3] or default_namespace()
+	if not ns then
+		return {'unarmed'}
+	end
+	local nonce, applied, applying = get_state(ns)
+	if not is_armed(ns, nonce) or not applied then
+		return {'unarmed'}
+	end
+
+	local found = redis.call('MGET', key, name)
+	local payload, text = found[1], found[2]
+	if payload and text and #text == PLAIN_ENTRY_LEN and byte(text) ~= BAR then
+		return {'hit', payload, sub(text, 1, 24), sub(text, 26, 49), applied}
+	end
+
+	local guard = parse_guard(text)
+	if payload then
+		redis.call('UNLINK', key)		-- no guard vouches for it
+	elseif guard and guard.absent then
+		return {'absent', guard.lo, guard.hi, applied}
+	end
+	local now = now_ms()
+	if guard and guard.standing > 0 then
+		if end_overdue(guard, now) > 0 and guard.standing > 0 then
+			redis.call('SET', name, marks_text(guard))
+		end
+		if guard.standing > 0 then
+			return {'quarantined'}
+		end
+	end
+	if guard and guard.nonce == nonce and guard.token ~= token and guard.deadline > now then
+		return {'busy', guard.deadline - now}
+	end
+	redis.call('SET', name, format('||||%s|%.0f|%s|', token, now + lease_ms, nonce),
+		'PX', lease_ms)
+	return {'lease', applied, applying}
+end
+
+-- 1 key; token, payload, ttl (ms, 0 = none), lo, hi, absent (0/1) [, ns] ->
+-- 'ok' or 'refused'.  lo is the applied that came with the lease, hi the
+-- insert position read after the loader's snapshot was taken.  With absent
+-- the payload is ignored.
+local function mlc_fill(keys, args)
+	need_keys(keys, 1, 1)
+	need_args(args, 6, 7)
+	local key = keys[1]
+	local name = guard_name(key)
+	local token, payload = need_token(args[1]), args[2]
+	local ttl = need_ms('time to live', args[3], 0)
+	local lo, hi = need_version('lo', args[4]), need_version('hi', args[5])
+	local absent = need_flag('absent', args[6])
+	local ns = args[7] or default_namespace()
+	if not ns then
+		return 'refused'
+	end
+	local nonce, applied = get_state(ns)
+	if not is_armed(ns, nonce) or not applied then
+		return 'refused'
+	end
+	if before(applied, lo) then
+		arg_error('lo must be what mlc_get said was applied')
+	end
+	-- another timeline's positions say nothing about ours
+	if before(hi, lo) or sub(lo, 1, 8) ~= sub(applied, 1, 8) or
+		sub(hi, 1, 8) ~= sub(applied, 1, 8) then
+		return 'refused'
+	end
+
+	local guard = parse_guard(redis.call('GET', name))
+	if not guard or guard.token ~= token or guard.nonce ~= nonce or
+		guard.deadline <= now_ms() or guard.standing > 0 then
+		return 'refused'
+	end
+	local plan = new_plan()
+	if absent then
+		drop(plan, key)
+	else
+		put(plan, key, payload, ttl)
+	end
+	put(plan, name, entry_text(lo, hi, absent), ttl)
+	run(plan)
+	return 'ok'
+end
+
+-- ---------- strong writers ----------
+
+-- n keys; ns, nonce or '', owner, timeout (ms, 0 = none): entries and leases
+-- go, owner's mark stands on every key.  A nonce that is given must be the
+-- current one.	 1 when armed, 0 when not.
+local function mlc_quarantine(keys, args)
+	local n = need_keys(keys, 1, MAX_KEYS)
+	need_args(args, 4, 4)
+	local nonce = get_state(args[1])
+	local owner = need_name('owner', args[3])
+	local timeout = need_ms('timeout', args[4], 0)
+	if args[2] ~= '' and nonce ~= args[2] then
+		return wrong_nonce(args[1])
+	end
+	local names = guard_names(keys)
+	local texts = redis.call('MGET', unpack(names))
+	local now = now_ms()
+	local limit = timeout > 0 and now + timeout or 0
+	local plan = new_plan()
+	for i = 1, n do
+		local guard = parse_marked_guard(texts[i], now) or
+			{floor = '', taint = false, marks = {}, standing = 0}
+		if not guard.marks[owner] then
+			guard.standing = guard.standing + 1
+		end
+		guard.marks[owner] = limit
+		clear(plan, keys[i], names[i], guard)
+	end
+	run(plan)
+	return is_armed(args[1], nonce) and 1 or 0
+end
+
+-- n keys; ns, owner, then for each key: version ('' = aborted), payload given
+-- (0/1), ttl (ms, 0 = none), payload -> {set, deleted, waiting}.
+--
+-- Ends owner's marks.  The payload is set only if owner's mark still stood,
+-- was the last one, the version is above the floor and there is no taint; else
+-- the entry goes.  An abort leaves alone what others have put there since.
+-- waiting counts the keys that other owners still hold.
+local function mlc_release(keys, args)
+	local n = need_keys(keys, 1, MAX_KEYS)
+	need_args(args, 2 + 4 * n, 2 + 4 * n)
+	need_name('namespace', args[1])
+	local owner = need_name('owner', args[2])
+	local names = guard_names(keys)
+	local texts = redis.call('MGET', unpack(names))
+	local now = now_ms()
+	local plan = new_plan()
+	local seen = {}
+	local set, deleted, waiting = 0, 0, 0
+	for i = 1, n do
+		local key, name = keys[i], names[i]
+		local version = args[4 * i - 1]
+		local given = need_flag('payload given', args[4 * i])
+		local ttl = need_ms('time to live', args[4 * i + 1], 0)
+		if seen[key] then
+			arg_error('a key must not be given twice')
+		end
+		seen[key] = true
+		local committed = version ~= ''
+		if committed then
+			need_version('version', version)
+		end
+
+		local guard = parse_marked_guard(texts[i], now)
+		local own = guard ~= nil and end_mark(guard, owner)
+		if guard and guard.standing > 0 then
+			if committed then
+				guard.floor = latest(guard.floor, version)
+			end
+			clear(plan, key, name, guard)
+			waiting = waiting + 1
+		elseif committed and given and own and not guard.taint and
+			(guard.floor == '' or before(guard.floor, version)) then
+			put(plan, key, args[4 * i + 2], ttl)
+			put(plan, name, entry_text(version, version, false), ttl)
+			set = set + 1
+		elseif committed or own then
+			clear(plan, key, name, nil)
+			deleted = deleted + 1
+		end
+	end
+	run(plan)
+	return {set, deleted, waiting}
+end
+
+-- n keys; ns, owner, timeout (ms, 0 = none): a new deadline for owner's
+-- marks, where they still stand -> how many do.  One that nobody has acted
+-- upon since its deadline passed still stands.
+local function mlc_renew(keys, args)
+	local n = need_keys(keys, 1, MAX_KEYS)
+	need_args(args, 3, 3)
+	need_name('namespace', args[1])
+	local owner = need_name('owner', args[2])
+	local timeout = need_ms('timeout', args[3], 0)
+	local names = guard_names(keys)
+	local texts = redis.call('MGET', unpack(names))
+	local limit = timeout > 0 and now_ms() + timeout or 0
+	local plan = new_plan()
+	local renewed = 0
+	for i = 1, n do
+		local guard = parse_guard(texts[i])
+		if guard and guard.marks[owner] then
+			guard.marks[owner] = limit
+			put(plan, names[i], marks_text(guard), 0)
+			renewed = renewed + 1
+		end
+	end
+	run(plan)
+	return renewed
+end
+
+-- ---------- cleaning up ----------
+
+local function scan(args, pattern)
+	if not find(args[2], '^%d+$') then
+		arg_error('cursor must be a number')
+	end
+	local count = tonumber(args[3])
+	if not find(args[3], '^%d+$') or count < 1 or count > MAX_KEYS then
+		arg_error('count must be 1 to %d', MAX_KEYS)
+	end
+	local page = redis.call('SCAN', args[2], 'MATCH', pattern, 'COUNT', count)
+	return page[1], page[2]
+end
+
+-- 0 keys; ns, cursor, count: one step of a scan over all guards on this
+-- server.	Ends overdue marks; leaves nothing behind that has none.
+-- -> {next cursor, marks ended, {key, owner, key, owner, ...}}: the marks
+-- without a deadline, for the caller to look their owners up (and to end with
+-- mlc_invalidate those whose owner is gone).
+local function mlc_sweep(keys, args)
+	need_keys(keys, 0, 0)
+	need_args(args, 3, 3)
+	need_name('namespace', args[1])
+	local cursor, names = scan(args, 'mlc:*{*}*')
+	local now = now_ms()
+	local ended, endless = 0, {}
+	for _, name in ipairs(names) do
+		local key = key_of_guard(name)
+		local guard = key and parse_guard(redis.call('MGET', name)[1])
+		if guard and guard.standing > 0 then
+			local overdue = end_overdue(guard, now)
+			if guard.standing == 0 then
+				redis.call('UNLINK', name)
+			elseif overdue > 0 then
+				redis.call('SET', name, marks_text(guard))
+			end
+			ended = ended + overdue
+			for owner, limit in pairs(guard.marks) do
+				if limit == 0 then
+					endless[#endless + 1] = key
+					endless[#endless + 1] = owner
+				end
+			end
+		end
+	end
+	return {cursor, ended, endless}
+end
+
+-- 0 keys; ns, cursor, count, glob: one step of a scan over keys or guards
+-- that match glob; their entries and leases go, marks stay.
+-- -> {next cursor, keys cleared}.
+local function mlc_purge(keys, args)
+	need_keys(keys, 0, 0)
+	need_args(args, 4, 4)
+	need_name('namespace', args[1])
+	local cursor, names = scan(args, args[4])
+	local now = now_ms()
+	local plan = new_plan()
+	local seen, cleared = {}, 0
+	for _, key in ipairs(names) do
+		local name
+		if sub(key, 1, 4) == 'mlc:' then
+			name, key = key, key_of_guard(key)
+		else
+			local fine, result = pcall(guard_name, key)
+			name = fine and result or nil
+		end
+		if key and name and not seen[key] then
+			seen[key] = true
+			clear(plan, key, name, parse_marked_guard(redis.call('MGET', name)[1], now))
+			cleared = cleared + 1
+		end
+	end
+	run(plan)
+	return {cursor, cleared}
+end
+
+-- ---------- registration ----------
+
+local function mlc_version(keys, args)
+	return VERSION
+end
+
+local function bind()
+	byte, find, format, gmatch = string.byte, string.find, string.format, string.gmatch
+	match, sub, concat = string.match, string.sub, table.concat
+	before = locale_sorts_hex() and before_as_text or before_as_numbers
+end
+
+-- allow-cross-slot-keys: a guard shares its entry's slot, but the state of
+-- the namespace need not.	allow-oom: what deletes or publishes must get
+-- through when memory is full, and so must hits; fill and apply need not.
+local function register(name, callback, ...)
+	redis.register_function{
+		function_name = name,
+		callback = function(keys, args)
+			if not before then
+				bind()
+			end
+			return callback(keys, args)
+		end,
+		flags = {'allow-cross-slot-keys', ...}
+	}
+end
+
+register('mlc_version', mlc_version, 'no-writes')
+register('mlc_state', mlc_state, 'no-writes')
+register('mlc_disarm', mlc_disarm, 'allow-oom')
+register('mlc_begin', mlc_begin, 'allow-oom')
+register('mlc_arm', mlc_arm, 'allow-oom')
+register('mlc_adopt', mlc_adopt, 'allow-oom')
+register('mlc_publish', mlc_publish, 'allow-oom')
+register('mlc_apply', mlc_apply)
+register('mlc_invalidate', mlc_invalidate, 'allow-oom')
+register('mlc_get', mlc_get, 'allow-oom')
+register('mlc_fill', mlc_fill)
+register('mlc_quarantine', mlc_quarantine, 'allow-oom')
+register('mlc_release', mlc_release, 'allow-oom')
+register('mlc_renew', mlc_renew, 'allow-oom')
+register('mlc_sweep', mlc_sweep, 'allow-oom')
+register('mlc_purge', mlc_purge, 'allow-oom')
