@@ -3,12 +3,11 @@
  * redis/conn.c
  *	  One connection to one Redis server.
  *
- * hiredis formats commands, moves bytes and parses replies; its socket is
+ * hiredis connects, moves bytes and parses replies; its socket is
  * non-blocking and every wait is ours: on the process latch, the socket and
- * a timeout together.  Three habits make that safe:
+ * a timeout together.  What makes that safe:
  *
- * A reply is parsed only once all of its bytes have arrived (reply_complete
- * walks the headers without allocating), and then in one go, straight into
+ * A reply is parsed only once it is complete (redis/reply.c), straight into
  * the caller's memory context.  So an interrupt that is thrown out of a wait
  * leaves no half-built reply behind: the connection stays in step, with the
  * replies it still owes counted in "pending", and the caller may go on
@@ -18,10 +17,17 @@
  * stops reading commands, so whoever only writes a long pipeline waits for
  * ever.
  *
- * Nothing here throws for trouble with the network or with memory that
- * hiredis asks for: the first error is kept as text, the socket goes.  What
- * the server answers to AUTH is never quoted, since a server that does not
- * know the command quotes its arguments.
+ * Commands are laid out here, in malloc()ed memory, and handed to hiredis in
+ * pieces: its own output buffer moves all that is left at every write.
+ * Nothing throws for trouble with the network or with that memory: the first
+ * error is kept as text, the socket goes.  So append and push may be called
+ * in a commit callback.
+ *
+ * What the server answers to AUTH is never quoted, since a server that does
+ * not know the command quotes its arguments.
+ *
+ * One wait event set a connection is kept: building one for every wait, as
+ * WaitLatchOrSocket() does, costs a third of a round trip.
  *
  * Locks: none.  Must not: touch catalogs, need a transaction, or block
  * anywhere but in wait_io() -- with one exception, getaddrinfo() inside
@@ -32,146 +38,50 @@
 #include "postgres.h"
 
 #include <fcntl.h>
-#include <limits.h>
-#include <netinet/in.h>
 #include <sys/socket.h>
-#include <sys/un.h>
-#include <unistd.h>
-
-#include <hiredis/hiredis.h>
 
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "portability/instr_time.h"
 #include "storage/fd.h"
 #include "storage/latch.h"
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 
-#include "redis/conn.h"
+#include "redis/reply.h"
 
-#define MLC_CONN_DEFAULT_PORT 6379
-#define MLC_CONN_DEFAULT_CONNECT_TIMEOUT 1000	/* ms */
-#define MLC_CONN_DEFAULT_TIMEOUT 1000	/* ms */
+/* What hiredis reads at once: fewer bytes mean that there were no more. */
+#define MLC_CONN_READ_SIZE (16 * 1024)
 
-/* One push() takes at most so many reads (of 16 kB each) before it returns. */
+/* Reads in a row before anything else gets its turn. */
 #define MLC_CONN_MAX_READS 64
 
-/* A header line ("$123\r\n") is short; an error or a status is not endless. */
-#define MLC_CONN_MAX_LINE 65536
+/* What hiredis is given at once to write. */
+#define MLC_CONN_WRITE_SIZE (64 * 1024)
+
+/* An output buffer larger than this is not kept once it is empty. */
+#define MLC_CONN_KEEP_SIZE (1024 * 1024)
 
 struct MlcConn
 {
+	MemoryContext context;
 	MlcRedisOptions options;
 	redisContext *redis;		/* NULL when closed */
 	bool		dead;			/* I/O failed: only replies read are left */
 	int			pending;		/* replies owed */
-	size_t		scan_pos;		/* bytes of the next reply known complete ... */
-	int64		scan_left;		/* ... and how many values it still lacks */
+	MlcReplyScan scan;			/* of the next reply */
+	char	   *out;			/* commands not yet given to hiredis; malloc */
+	size_t		out_size;
+	size_t		out_start;
+	size_t		out_end;
+	WaitEventSet *waits;		/* latch, postmaster, socket; made when needed */
+	int			waits_socket;	/* position of the socket in it */
+	uint32		waits_events;	/* what it waits for on the socket */
+	Latch	   *waits_latch;
 	int			sqlstate;		/* of error */
 	char		error[256];
 	char		where[128];		/* for messages: host:port or path */
 	MemoryContextCallback on_reset;
-};
-
-/* ---------- replies, built by hiredis in our memory ---------- */
-
-/*
- * All of these run inside redisReaderGetReply(): no throwing across hiredis'
- * frames, so an allocation that fails gives NULL, which hiredis reports.
- */
-static MlcReply *
-make_reply(const redisReadTask *task, MlcReplyType type, size_t extra)
-{
-	MlcReply   *reply;
-
-	reply = MemoryContextAllocExtended(CurrentMemoryContext,
-									   sizeof(MlcReply) + extra,
-									   MCXT_ALLOC_HUGE | MCXT_ALLOC_NO_OOM);
-	if (reply == NULL)
-		return NULL;
-	reply->type = type;
-	reply->integer = 0;
-	reply->str = NULL;
-	reply->len = 0;
-	reply->nelements = 0;
-	reply->elements = NULL;
-	if (task->parent != NULL)
-	{
-		MlcReply   *parent = task->parent->obj;
-
-		parent->elements[task->idx] = reply;
-	}
-	return reply;
-}
-
-static void *
-make_string(const redisReadTask *task, char *str, size_t len)
-{
-	MlcReplyType type = MLC_REPLY_STRING;
-	MlcReply   *reply;
-
-	if (task->type == REDIS_REPLY_ERROR)
-		type = MLC_REPLY_ERROR;
-	else if (task->type == REDIS_REPLY_STATUS)
-		type = MLC_REPLY_STATUS;
-	reply = make_reply(task, type, len + 1);
-	if (reply == NULL)
-		return NULL;
-	reply->str = (char *) (reply + 1);
-	reply->len = len;
-	memcpy(reply->str, str, len);
-	reply->str[len] = '\0';
-	return reply;
-}
-
-/* The count is an int in hiredis 0.x, a size_t from 1.0 on. */
-#if HIREDIS_MAJOR >= 1
-static void *
-make_array(const redisReadTask *task, size_t nelements)
-#else
-static void *
-make_array(const redisReadTask *task, int nelements)
-#endif
-{
-	size_t		size = nelements * sizeof(MlcReply *);
-	MlcReply   *reply = make_reply(task, MLC_REPLY_ARRAY, size);
-
-	if (reply == NULL)
-		return NULL;
-	reply->nelements = nelements;
-	reply->elements = (MlcReply **) (reply + 1);
-	memset(reply->elements, 0, size);
-	return reply;
-}
-
-static void *
-make_integer(const redisReadTask *task, long long value)
-{
-	MlcReply   *reply = make_reply(task, MLC_REPLY_INTEGER, 0);
-
-	if (reply != NULL)
-		reply->integer = value;
-	return reply;
-}
-
-static void *
-make_nil(const redisReadTask *task)
-{
-	return make_reply(task, MLC_REPLY_NIL, 0);
-}
-
-/* Only after an error; what was built goes with its memory context. */
-static void
-drop_reply(void *reply)
-{
-}
-
-static redisReplyObjectFunctions reply_functions = {
-	.createString = make_string,
-	.createArray = make_array,
-	.createInteger = make_integer,
-	.createNil = make_nil,
-	.freeObject = drop_reply
 };
 
 /* ---------- failing and closing ---------- */
@@ -212,16 +122,23 @@ set_dead(MlcConn *conn, const char *what)
 void
 mlc_conn_close(MlcConn *conn)
 {
+	if (conn->waits != NULL)
+	{
+		FreeWaitEventSet(conn->waits);
+		conn->waits = NULL;
+	}
 	if (conn->redis != NULL)
 	{
 		redisFree(conn->redis);
 		ReleaseExternalFD();
 	}
 	conn->redis = NULL;
+	free(conn->out);
+	conn->out = NULL;
+	conn->out_size = conn->out_start = conn->out_end = 0;
 	conn->dead = false;
 	conn->pending = 0;
-	conn->scan_pos = 0;
-	conn->scan_left = 1;
+	mlc_reply_scan_begin(&conn->scan);
 }
 
 static void
@@ -243,12 +160,66 @@ elapsed_ms(instr_time start)
 }
 
 /*
+ * From PostgreSQL 17 on the first argument is a resource owner, where NULL
+ * stands for none.
+ */
+#define MLC_WAIT_SET_OWNER(context) \
+	_Generic(&CreateWaitEventSet, \
+			 WaitEventSet *(*) (MemoryContext, int): (void *) (context), \
+			 default: NULL)
+
+/* Makes the wait event set say what we wait for.  May throw. */
+static void
+prepare_waits(MlcConn *conn, uint32 events)
+{
+	if (conn->waits == NULL)
+	{
+		conn->waits = CreateWaitEventSet(MLC_WAIT_SET_OWNER(conn->context), 3);
+		conn->waits_latch = MyLatch;
+		AddWaitEventToSet(conn->waits, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch,
+						  NULL);
+		if (IsUnderPostmaster)
+			AddWaitEventToSet(conn->waits, WL_EXIT_ON_PM_DEATH,
+							  PGINVALID_SOCKET, NULL, NULL);
+		conn->waits_socket = AddWaitEventToSet(conn->waits, events,
+											   conn->redis->fd, NULL, NULL);
+		conn->waits_events = events;
+	}
+	if (conn->waits_latch != MyLatch)
+	{
+		ModifyWaitEvent(conn->waits, 0, WL_LATCH_SET, MyLatch);
+		conn->waits_latch = MyLatch;
+	}
+	if (conn->waits_events != events)
+	{
+		ModifyWaitEvent(conn->waits, conn->waits_socket, events, NULL);
+		conn->waits_events = events;
+	}
+}
+
+/* Waits once, up to timeout ms: WL_LATCH_SET, socket events, or 0. */
+static uint32
+wait_once(MlcConn *conn, uint32 events, long timeout)
+{
+	WaitEvent	occurred[3];
+	uint32		result = 0;
+	int			n;
+
+	prepare_waits(conn, events);
+	n = WaitEventSetWait(conn->waits, timeout, occurred, lengthof(occurred),
+						 PG_WAIT_EXTENSION);
+	for (int i = 0; i < n; i++)
+		result |= occurred[i].events;
+	return result;
+}
+
+/*
  * Waits until the socket is ready for one of events, or timeout ms have
  * passed since start: false.  May throw on an interrupt.  A latch that was
  * set for somebody else is set again, so that no wakeup is swallowed.
  */
 static bool
-wait_io(MlcConn *conn, int events, instr_time start, int timeout)
+wait_io(MlcConn *conn, uint32 events, instr_time start, int timeout)
 {
 	bool		woken = false;
 	bool		ready = false;
@@ -256,21 +227,17 @@ wait_io(MlcConn *conn, int events, instr_time start, int timeout)
 	for (;;)
 	{
 		int			left = timeout - elapsed_ms(start);
-		int			rc;
+		uint32		occurred;
 
 		CHECK_FOR_INTERRUPTS();
-		rc = WaitLatchOrSocket(MyLatch,
-							   events | WL_LATCH_SET | WL_TIMEOUT |
-							   WL_EXIT_ON_PM_DEATH,
-							   conn->redis->fd, Max(left, 0),
-							   PG_WAIT_EXTENSION);
-		if (rc & WL_LATCH_SET)
+		occurred = wait_once(conn, events, Max(left, 0));
+		if (occurred & WL_LATCH_SET)
 		{
 			ResetLatch(MyLatch);
 			woken = true;
 			CHECK_FOR_INTERRUPTS();
 		}
-		if (rc & events)
+		if (occurred & events)
 		{
 			ready = true;
 			break;
@@ -287,24 +254,42 @@ wait_io(MlcConn *conn, int events, instr_time start, int timeout)
 static bool
 write_some(MlcConn *conn)
 {
-	int			done;
+	redisContext *redis = conn->redis;
 
-	if (mlc_conn_unsent(conn) > 0 &&
-		redisBufferWrite(conn->redis, &done) != REDIS_OK)
+	for (;;)
 	{
-		set_dead(conn, "could not send to");
-		return false;
+		size_t		left = conn->out_end - conn->out_start;
+		int			rc = REDIS_OK;
+		int			done;
+
+		if (sdslen(redis->obuf) == 0)
+		{
+			size_t		piece = Min(left, MLC_CONN_WRITE_SIZE);
+
+			if (left == 0)
+				return true;
+			rc = redisAppendFormattedCommand(redis,
+											 conn->out + conn->out_start,
+											 piece);
+			conn->out_start += piece;
+		}
+		if (rc != REDIS_OK || redisBufferWrite(redis, &done) != REDIS_OK)
+		{
+			set_dead(conn, "could not send to");
+			return false;
+		}
+		if (!done)
+			return true;
 	}
-	return true;
 }
 
-/* Reads what has arrived, at most max_reads times.  False: dead. */
+/* Reads what has arrived, within reason.  False: dead. */
 static bool
-read_some(MlcConn *conn, int max_reads)
+read_some(MlcConn *conn)
 {
 	redisReader *reader = conn->redis->reader;
 
-	while (max_reads-- > 0)
+	for (int i = 0; i < MLC_CONN_MAX_READS; i++)
 	{
 		size_t		before = reader->len;
 
@@ -313,90 +298,28 @@ read_some(MlcConn *conn, int max_reads)
 			set_dead(conn, "could not read from");
 			return false;
 		}
-		if (reader->len == before)
+		if (reader->len < before + MLC_CONN_READ_SIZE)
 			break;
 	}
 	return true;
 }
 
-/*
- * Is the next reply in the input buffer from its first to its last byte?  A
- * reply is a tree of values, each with a header line that says how many bytes
- * or values follow; counting the values that are missing is all it takes, and
- * where the count stood is kept, so that a long reply is walked once.
- * Malformed input: dead.
- */
+/* Is the next reply in the input buffer?  Malformed input: dead. */
 static bool
 reply_complete(MlcConn *conn)
 {
-	redisReader *reader = conn->redis->reader;
-	const char *buf = reader->buf + reader->pos;
-	size_t		len = reader->len - reader->pos;
-
-	while (conn->scan_left > 0)
+	switch (mlc_reply_scan(&conn->scan, conn->redis->reader))
 	{
-		const char *line = buf + conn->scan_pos;
-		size_t		avail = len - conn->scan_pos;
-		const char *lf;
-		int64		number = 0;
-
-		if (avail == 0)
+		case MLC_REPLY_PARTIAL:
 			return false;
-		lf = memchr(line, '\n', Min(avail, MLC_CONN_MAX_LINE));
-		if (lf == NULL)
-		{
-			if (avail < MLC_CONN_MAX_LINE)
-				return false;
-			goto malformed;
-		}
-		if (lf - line < 2 || lf[-1] != '\r')
-			goto malformed;
-		if (*line == '$' || *line == '*')
-		{
-			const char *digit = line + 1;
-			bool		negative = (*digit == '-');
-
-			if (negative)
-				digit++;
-			if (lf - 1 - digit < 1 || lf - 1 - digit > 10)
-				goto malformed;
-			for (; digit < lf - 1; digit++)
-			{
-				if (*digit < '0' || *digit > '9')
-					goto malformed;
-				number = number * 10 + (*digit - '0');
-			}
-			if (negative)
-			{
-				if (number != 1)
-					goto malformed;
-				number = -1;
-			}
-		}
-		if (*line == '$' && number >= 0)
-		{
-			size_t		size = lf + 1 - line + number + 2;
-
-			if (avail < size)
-				return false;
-			conn->scan_pos += size;
-		}
-		else if (*line == '$' || *line == '*' || *line == '+' ||
-				 *line == '-' || *line == ':')
-		{
-			conn->scan_pos += lf + 1 - line;
-			if (*line == '*' && number > 0)
-				conn->scan_left += number;
-		}
-		else
-			goto malformed;
-		conn->scan_left--;
+		case MLC_REPLY_COMPLETE:
+			return true;
+		case MLC_REPLY_MALFORMED:
+			break;
 	}
-	return true;
-
-malformed:
 	set_error(conn, ERRCODE_PROTOCOL_VIOLATION,
-			  "what is at %s does not speak the Redis protocol", conn->where);
+			  "what answers at %s does not speak the Redis protocol",
+			  conn->where);
 	conn->dead = true;
 	return false;
 }
@@ -414,8 +337,7 @@ take_reply(MlcConn *conn)
 		mlc_conn_close(conn);
 		return NULL;
 	}
-	conn->scan_pos = 0;
-	conn->scan_left = 1;
+	mlc_reply_scan_begin(&conn->scan);
 	conn->pending--;
 	return reply;
 }
@@ -440,35 +362,30 @@ wait_reply(MlcConn *conn, int timeout)
 		return NULL;
 	}
 
-	if (!reply_complete(conn) && !conn->dead)
+	if (!reply_complete(conn) && !conn->dead && !write_some(conn))
+		(void) read_some(conn); /* it may have said why it hung up */
+	INSTR_TIME_SET_CURRENT(start);
+	while (!conn->dead && !reply_complete(conn))
 	{
-		if (!write_some(conn))
-			(void) read_some(conn, MLC_CONN_MAX_READS);
-		INSTR_TIME_SET_CURRENT(start);
-		while (!reply_complete(conn) && !conn->dead)
-		{
-			int			events = WL_SOCKET_READABLE;
-			size_t		unsent = mlc_conn_unsent(conn);
-			size_t		received = conn->redis->reader->len;
+		size_t		unsent = mlc_conn_unsent(conn);
+		size_t		received = conn->redis->reader->len;
 
-			if (unsent > 0)
-				events |= WL_SOCKET_WRITEABLE;
-			if (!wait_io(conn, events, start, timeout))
-			{
-				set_error(conn, ERRCODE_CONNECTION_FAILURE,
-						  "Redis at %s did not answer within %d ms",
-						  conn->where, timeout);
-				mlc_conn_close(conn);
-				return NULL;
-			}
-			if (!write_some(conn))
-				(void) read_some(conn, MLC_CONN_MAX_READS);
-			else
-				(void) read_some(conn, unsent > 0 ? MLC_CONN_MAX_READS : 1);
-			if (mlc_conn_unsent(conn) < unsent ||
-				conn->redis->reader->len != received)
-				INSTR_TIME_SET_CURRENT(start);
+		if (!wait_io(conn,
+					 WL_SOCKET_READABLE |
+					 (unsent > 0 ? WL_SOCKET_WRITEABLE : 0),
+					 start, timeout))
+		{
+			set_error(conn, ERRCODE_CONNECTION_FAILURE,
+					  "Redis at %s did not answer within %d ms",
+					  conn->where, timeout);
+			mlc_conn_close(conn);
+			return NULL;
 		}
+		(void) write_some(conn);
+		(void) read_some(conn);
+		if (mlc_conn_unsent(conn) < unsent ||
+			conn->redis->reader->len != received)
+			INSTR_TIME_SET_CURRENT(start);
 	}
 	if (!reply_complete(conn))
 	{
@@ -528,7 +445,7 @@ start_connecting(MlcConn *conn)
 				  conn->where, conn->redis->errstr);
 		return false;
 	}
-	conn->redis->reader->fn = &reply_functions;
+	mlc_reply_install(conn->redis->reader);
 	(void) fcntl(conn->redis->fd, F_SETFD, FD_CLOEXEC);
 	if (options->path == NULL)
 		(void) setsockopt(conn->redis->fd, SOL_SOCKET, SO_KEEPALIVE, &on,
@@ -662,6 +579,8 @@ mlc_conn_create(MemoryContext context, const MlcRedisOptions *options)
 	MlcConn    *conn = MemoryContextAllocZero(context, sizeof(MlcConn));
 	MlcRedisOptions *copy = &conn->options;
 
+	Assert((options->host == NULL) != (options->path == NULL));
+	conn->context = context;
 	*copy = *options;
 	if (options->host != NULL)
 		copy->host = MemoryContextStrdup(context, options->host);
@@ -680,7 +599,7 @@ mlc_conn_create(MemoryContext context, const MlcRedisOptions *options)
 		snprintf(conn->where, sizeof(conn->where), "%s:%d", options->host,
 				 options->port);
 
-	conn->scan_left = 1;
+	mlc_reply_scan_begin(&conn->scan);
 	conn->on_reset.func = close_on_reset;
 	conn->on_reset.arg = conn;
 	MemoryContextRegisterResetCallback(context, &conn->on_reset);
@@ -756,54 +675,118 @@ mlc_conn_socket(MlcConn *conn)
 bool
 mlc_conn_check_closed(MlcConn *conn)
 {
-	redisReader *reader;
 	char		byte;
 	ssize_t		rc;
 
 	if (conn->redis == NULL)
 		return true;
-	reader = conn->redis->reader;
 	do
 	{
 		rc = recv(conn->redis->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
 	} while (rc < 0 && errno == EINTR);
 
-	if (rc < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
-		rc = 1;
-	else if (rc < 0)
-		set_error(conn, ERRCODE_CONNECTION_FAILURE,
-				  "could not read from Redis at %s: %s", conn->where,
-				  strerror(errno));
-	else if (rc == 0)
+	if (rc == 0)
 		set_error(conn, ERRCODE_CONNECTION_FAILURE,
 				  "could not read from Redis at %s: server closed the connection",
 				  conn->where);
-	else if (conn->pending == 0)
-		rc = -1;
-
-	if (conn->pending == 0 && rc > 0 && reader->len > reader->pos)
-		rc = -1;
-	if (rc > 0 && !conn->dead)
+	else if (rc < 0 && errno != EAGAIN && errno != EWOULDBLOCK)
+		set_error(conn, ERRCODE_CONNECTION_FAILURE,
+				  "could not read from Redis at %s: %s", conn->where,
+				  strerror(errno));
+	else if (conn->pending == 0 &&
+			 (rc > 0 || conn->redis->reader->len > conn->redis->reader->pos))
+		set_error(conn, ERRCODE_PROTOCOL_VIOLATION,
+				  "Redis at %s sent what nobody asked for", conn->where);
+	else if (!conn->dead)
 		return false;
-	set_error(conn, ERRCODE_PROTOCOL_VIOLATION,
-			  "Redis at %s sent what nobody asked for", conn->where);
 	mlc_conn_close(conn);
 	return true;
 }
 
+/* Makes room for more bytes at the end of the output.	False: no memory. */
+static bool
+reserve(MlcConn *conn, size_t more)
+{
+	size_t		used = conn->out_end - conn->out_start;
+	size_t		size = Max(conn->out_size, 4096);
+	char	   *bigger;
+
+	if (used == 0)
+	{
+		conn->out_start = conn->out_end = 0;
+		if (conn->out_size > MLC_CONN_KEEP_SIZE)
+		{
+			free(conn->out);
+			conn->out = NULL;
+			conn->out_size = 0;
+			size = 4096;
+		}
+	}
+	if (conn->out_end + more <= conn->out_size)
+		return true;
+	if (conn->out_start >= conn->out_size / 2 && used > 0)
+	{
+		/* at least as much has been sent as is moved now */
+		memmove(conn->out, conn->out + conn->out_start, used);
+		conn->out_start = 0;
+		conn->out_end = used;
+	}
+	while (size < conn->out_end + more)
+		size *= 2;
+	if (size == conn->out_size)
+		return true;
+	bigger = realloc(conn->out, size);
+	if (bigger == NULL)
+		return false;
+	conn->out = bigger;
+	conn->out_size = size;
+	return true;
+}
+
+/* "*3\r\n" or "$5\r\n"; room is reserved. */
+static void
+put_header(MlcConn *conn, char type, size_t number)
+{
+	char	   *out = conn->out + conn->out_end;
+	int			len;
+
+	out[0] = type;
+	len = 1 + pg_ulltoa_n(number, out + 1);
+	out[len++] = '\r';
+	out[len++] = '\n';
+	conn->out_end += len;
+}
+
+/* In a commit callback, too: never throws, never allocates with palloc. */
 void
 mlc_conn_append(MlcConn *conn, int argc, const char *const *argv,
 				const size_t *argvlen)
 {
+	const size_t header = 1 + MAXINT8LEN + 2;
+	size_t		size = header;
+
 	if (conn->redis == NULL || conn->dead)
 		return;
-	/* hiredis lacks the second const; it does not write */
-	if (redisAppendCommandArgv(conn->redis, argc,
-							   (const char **) argv,
-							   argvlen) != REDIS_OK)
+	for (int i = 0; i < argc; i++)
+		size += header + (argvlen ? argvlen[i] : strlen(argv[i])) + 2;
+	if (!reserve(conn, size))
 	{
-		set_dead(conn, "could not build a command for");
+		set_error(conn, ERRCODE_OUT_OF_MEMORY,
+				  "could not send to Redis at %s: out of memory",
+				  conn->where);
+		conn->dead = true;
 		return;
+	}
+
+	put_header(conn, '*', argc);
+	for (int i = 0; i < argc; i++)
+	{
+		size_t		len = argvlen ? argvlen[i] : strlen(argv[i]);
+
+		put_header(conn, '$', len);
+		memcpy(conn->out + conn->out_end, argv[i], len);
+		memcpy(conn->out + conn->out_end + len, "\r\n", 2);
+		conn->out_end += len + 2;
 	}
 	conn->pending++;
 }
@@ -811,9 +794,9 @@ mlc_conn_append(MlcConn *conn, int argc, const char *const *argv,
 size_t
 mlc_conn_unsent(MlcConn *conn)
 {
-	if (conn->redis == NULL || conn->redis->obuf == NULL)
+	if (conn->redis == NULL)
 		return 0;
-	return sdslen(conn->redis->obuf);
+	return conn->out_end - conn->out_start + sdslen(conn->redis->obuf);
 }
 
 int
@@ -827,8 +810,7 @@ mlc_conn_push(MlcConn *conn)
 {
 	if (conn->redis == NULL)
 		return false;
-	if (conn->dead || !write_some(conn) ||
-		!read_some(conn, MLC_CONN_MAX_READS))
+	if (conn->dead || !write_some(conn) || !read_some(conn))
 	{
 		mlc_conn_close(conn);
 		return false;
@@ -848,142 +830,17 @@ mlc_conn_ready(MlcConn *conn)
 	return conn->redis != NULL && conn->pending > 0 && reply_complete(conn);
 }
 
-/* ---------- addresses ---------- */
-
-static bool
-parse_number(const char *text, size_t len, long max, int *result)
+bool
+mlc_conn_wait(MlcConn *conn)
 {
-	long		value = 0;
+	uint32		events = WL_SOCKET_READABLE;
 
-	if (len == 0 || len > 9)
+	if (!mlc_conn_is_open(conn))
 		return false;
-	for (size_t i = 0; i < len; i++)
-	{
-		if (text[i] < '0' || text[i] > '9')
-			return false;
-		value = value * 10 + (text[i] - '0');
-	}
-	if (value > max)
-		return false;
-	*result = (int) value;
+	if (mlc_conn_unsent(conn) > 0)
+		events |= WL_SOCKET_WRITEABLE;
+	if (wait_once(conn, events, conn->options.timeout) & WL_LATCH_SET)
+		ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
 	return true;
-}
-
-/* Undoes %XX in a path; NULL if malformed. */
-static char *
-percent_decode(const char *text, size_t len)
-{
-	char	   *result = palloc(len + 1);
-	char	   *out = result;
-
-	for (size_t i = 0; i < len; i++)
-	{
-		unsigned int byte;
-		char		hex[3];
-
-		if (text[i] != '%')
-		{
-			*out++ = text[i];
-			continue;
-		}
-		if (i + 2 >= len)
-			return NULL;
-		hex[0] = text[i + 1];
-		hex[1] = text[i + 2];
-		hex[2] = '\0';
-		if (strspn(hex, "0123456789abcdefABCDEF") != 2 ||
-			sscanf(hex, "%2x", &byte) != 1 || byte == 0)
-			return NULL;
-		*out++ = (char) byte;
-		i += 2;
-	}
-	*out = '\0';
-	return result;
-}
-
-static const char *
-parse_unix(const char *rest, MlcRedisOptions *options)
-{
-	struct sockaddr_un un;
-	const char *query = strchr(rest, '?');
-	size_t		len = query ? (size_t) (query - rest) : strlen(rest);
-
-	if (rest[0] != '/')
-		return "A unix URL has the form unix:///path/to/socket, without a host, user name or password.";
-	if (query != NULL && (strncmp(query, "?db=", 4) != 0 ||
-						  !parse_number(query + 4, strlen(query + 4), INT_MAX,
-										&options->database)))
-		return "The only parameter of a unix URL is ?db=, followed by the number of a database.";
-	options->path = percent_decode(rest, len);
-	if (options->path == NULL)
-		return "A percent sign in the path must be followed by two hexadecimal digits, not 00.";
-	if (strlen(options->path) >= sizeof(un.sun_path))
-		return psprintf("The path of a unix socket can have at most %d bytes.",
-						(int) sizeof(un.sun_path) - 1);
-	return NULL;
-}
-
-static const char *
-parse_tcp(const char *rest, MlcRedisOptions *options)
-{
-	const char *slash = strchr(rest, '/');
-	const char *end = slash ? slash : rest + strlen(rest);
-	const char *host = rest;
-	const char *hostend;
-	const char *port;
-
-	if (memchr(rest, '@', end - rest) != NULL)
-		return "A user name or password does not belong into the URL but into the options of the user mapping.";
-	if (strpbrk(rest, "?#") != NULL)
-		return "A URL of this kind takes no parameters.";
-	if (*host == '[')
-	{
-		host++;
-		hostend = memchr(host, ']', end - host);
-		if (hostend == NULL)
-			return "The bracket around an IPv6 address is not closed.";
-		port = hostend + 1;
-	}
-	else
-	{
-		hostend = memchr(host, ':', end - host);
-		if (hostend == NULL)
-			hostend = end;
-		port = hostend;
-	}
-	if (hostend == host)
-		return "The URL names no host.";
-	if (port < end)
-	{
-		if (*port != ':' ||
-			!parse_number(port + 1, end - port - 1, 65535, &options->port) ||
-			options->port == 0)
-			return "After the host there is room for a colon and a port between 1 and 65535 (an IPv6 address goes into brackets).";
-	}
-	if (slash != NULL && slash[1] != '\0' &&
-		!parse_number(slash + 1, strlen(slash + 1), INT_MAX,
-					  &options->database))
-		return "After the slash there is room for the number of a database only.";
-	options->host = pnstrdup(host, hostend - host);
-	return NULL;
-}
-
-const char *
-mlc_conn_parse_url(const char *url, MlcRedisOptions *options)
-{
-	memset(options, 0, sizeof(*options));
-	options->port = MLC_CONN_DEFAULT_PORT;
-	options->connect_timeout = MLC_CONN_DEFAULT_CONNECT_TIMEOUT;
-	options->timeout = MLC_CONN_DEFAULT_TIMEOUT;
-
-	if (strncmp(url, "redis://", 8) == 0)
-		return parse_tcp(url + 8, options);
-	if (strncmp(url, "unix://", 7) == 0)
-		return parse_unix(url + 7, options);
-	if (strncmp(url, "rediss://", 9) == 0)
-	{
-		options->tls = true;
-		return "mlcache was built without TLS support, so rediss:// cannot be used.";
-	}
-	return "The URL must begin with redis://, rediss:// or unix://.";
 }

@@ -116,4 +116,10 @@ extern MlcReply *mlc_conn_reply(MlcConn *conn);
 /* Is the next reply complete in the input buffer (so _reply won't wait)? */
 extern bool mlc_conn_ready(MlcConn *conn);
 
+/*
+ * Waits until the socket can be read (or written, when something is unsent),
+ * the latch is set, or options.timeout has passed.  False when not open.
+ */
+extern bool mlc_conn_wait(MlcConn *conn);
+
 #endif							/* MLC_REDIS_CONN_H */

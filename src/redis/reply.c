@@ -1,0 +1,210 @@
+/*-------------------------------------------------------------------------
+ *
+ * redis/reply.c
+ *	  Replies: are all bytes there, and hiredis' reader building them in our
+ *	  memory.
+ *
+ * A reply is parsed only once all of its bytes have arrived, and then in one
+ * go.  So there is never a half-built tree whose memory somebody might reset
+ * between two waits.  Finding out whether all bytes are there takes no
+ * memory: a reply is a tree of values, each with a header line that says how
+ * many bytes or values follow, so it is enough to count the values that are
+ * missing.  Where the count stood is kept: a long reply is walked once,
+ * however many pieces it comes in.
+ *
+ * Locks: none.  Must not: throw from what hiredis calls, since hiredis' frames
+ * lie in between; an allocation that fails gives NULL, which it reports.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/memutils.h"
+
+#include "redis/reply.h"
+
+/* A header line ("$123\r\n") is short; an error or a status is not endless. */
+#define MLC_REPLY_MAX_LINE 65536
+
+/* Longer strings would not fit into a datum. */
+#define MLC_REPLY_MAX_STRING MaxAllocSize
+
+/* One piece of memory a value: what it holds follows the struct. */
+static MlcReply *
+make_reply(const redisReadTask *task, MlcReplyType type, size_t extra)
+{
+	MlcReply   *reply;
+
+	reply = MemoryContextAllocExtended(CurrentMemoryContext,
+									   sizeof(MlcReply) + extra,
+									   MCXT_ALLOC_HUGE | MCXT_ALLOC_NO_OOM);
+	if (reply == NULL)
+		return NULL;
+	reply->type = type;
+	reply->integer = 0;
+	reply->str = NULL;
+	reply->len = 0;
+	reply->nelements = 0;
+	reply->elements = NULL;
+	if (task->parent != NULL)
+	{
+		MlcReply   *parent = task->parent->obj;
+
+		parent->elements[task->idx] = reply;
+	}
+	return reply;
+}
+
+static void *
+make_string(const redisReadTask *task, char *str, size_t len)
+{
+	MlcReplyType type = MLC_REPLY_STRING;
+	MlcReply   *reply;
+
+	if (task->type == REDIS_REPLY_ERROR)
+		type = MLC_REPLY_ERROR;
+	else if (task->type == REDIS_REPLY_STATUS)
+		type = MLC_REPLY_STATUS;
+	reply = make_reply(task, type, len + 1);
+	if (reply == NULL)
+		return NULL;
+	reply->str = (char *) (reply + 1);
+	reply->len = len;
+	memcpy(reply->str, str, len);
+	reply->str[len] = '\0';
+	return reply;
+}
+
+/* The count is an int in hiredis 0.x, a size_t from 1.0 on. */
+#if HIREDIS_MAJOR >= 1
+static void *
+make_array(const redisReadTask *task, size_t nelements)
+#else
+static void *
+make_array(const redisReadTask *task, int nelements)
+#endif
+{
+	size_t		size = nelements * sizeof(MlcReply *);
+	MlcReply   *reply = make_reply(task, MLC_REPLY_ARRAY, size);
+
+	if (reply == NULL)
+		return NULL;
+	reply->nelements = nelements;
+	reply->elements = (MlcReply **) (reply + 1);
+	memset(reply->elements, 0, size);
+	return reply;
+}
+
+static void *
+make_integer(const redisReadTask *task, long long value)
+{
+	MlcReply   *reply = make_reply(task, MLC_REPLY_INTEGER, 0);
+
+	if (reply != NULL)
+		reply->integer = value;
+	return reply;
+}
+
+static void *
+make_nil(const redisReadTask *task)
+{
+	return make_reply(task, MLC_REPLY_NIL, 0);
+}
+
+/* Only after an error; what was built goes with its memory context. */
+static void
+drop_reply(void *reply)
+{
+}
+
+static redisReplyObjectFunctions reply_functions = {
+	.createString = make_string,
+	.createArray = make_array,
+	.createInteger = make_integer,
+	.createNil = make_nil,
+	.freeObject = drop_reply
+};
+
+void
+mlc_reply_install(redisReader *reader)
+{
+	reader->fn = &reply_functions;
+}
+
+void
+mlc_reply_scan_begin(MlcReplyScan *scan)
+{
+	scan->pos = 0;
+	scan->missing = 1;
+}
+
+/*
+ * The number in a header line, between its type byte and its end.  False if
+ * it is none; -1 is the only negative one.
+ */
+static bool
+parse_count(const char *digit, const char *end, int64 *result)
+{
+	int64		number = 0;
+
+	if (end - digit == 2 && digit[0] == '-' && digit[1] == '1')
+	{
+		*result = -1;
+		return true;
+	}
+	if (end - digit < 1 || end - digit > 10)
+		return false;
+	for (; digit < end; digit++)
+	{
+		if (*digit < '0' || *digit > '9')
+			return false;
+		number = number * 10 + (*digit - '0');
+	}
+	*result = number;
+	return true;
+}
+
+MlcReplyState
+mlc_reply_scan(MlcReplyScan *scan, const redisReader *reader)
+{
+	const char *start = reader->buf + reader->pos;
+	size_t		len = reader->len - reader->pos;
+
+	while (scan->missing > 0)
+	{
+		const char *line = start + scan->pos;
+		size_t		avail = len - scan->pos;
+		const char *lf;
+		int64		count = 0;
+		size_t		size;
+
+		if (avail == 0)
+			return MLC_REPLY_PARTIAL;
+		if (memchr("+-:$*", *line, 5) == NULL)
+			return MLC_REPLY_MALFORMED;
+		lf = memchr(line, '\n', Min(avail, MLC_REPLY_MAX_LINE));
+		if (lf == NULL)
+			return avail < MLC_REPLY_MAX_LINE ?
+				MLC_REPLY_PARTIAL : MLC_REPLY_MALFORMED;
+		if (lf - line < 2 || lf[-1] != '\r')
+			return MLC_REPLY_MALFORMED;
+		if ((*line == '$' || *line == '*') &&
+			!parse_count(line + 1, lf - 1, &count))
+			return MLC_REPLY_MALFORMED;
+
+		size = lf + 1 - line;
+		if (*line == '$' && count >= 0)
+		{
+			if (count > (int64) MLC_REPLY_MAX_STRING)
+				return MLC_REPLY_MALFORMED;
+			size += count + 2;
+			if (avail < size)
+				return MLC_REPLY_PARTIAL;
+		}
+		else if (*line == '*' && count > 0)
+			scan->missing += count;
+		scan->pos += size;
+		scan->missing--;
+	}
+	return MLC_REPLY_COMPLETE;
+}
