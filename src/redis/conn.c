@@ -397,7 +397,7 @@ wait_reply(MlcConn *conn, int timeout)
 
 /* ---------- opening ---------- */
 
-/* The first word of an error reply ("WRONGPASS"): all that is safe to quote. */
+/* The first word of an error reply ("WRONGPASS"). */
 static const char *
 error_code(const MlcReply *reply, char *buf, size_t size)
 {
@@ -411,6 +411,29 @@ error_code(const MlcReply *reply, char *buf, size_t size)
 	}
 	buf[i] = '\0';
 	return buf;
+}
+
+/*
+ * What may be quoted of the answer to AUTH: the texts that we know, or else
+ * the first word.
+ */
+static const char *
+auth_error(const MlcReply *reply, char *buf, size_t size)
+{
+	static const char *const known[] = {
+		"ERR max number of clients reached",
+		"ERR AUTH <password> called without any password configured",
+		"WRONGPASS invalid username-password pair or user is disabled."
+	};
+
+	if (reply->type != MLC_REPLY_ERROR)
+		return "no status";
+	for (size_t i = 0; i < lengthof(known); i++)
+	{
+		if (strncmp(reply->str, known[i], strlen(known[i])) == 0)
+			return known[i];
+	}
+	return error_code(reply, buf, size);
 }
 
 static bool
@@ -526,15 +549,10 @@ log_in(MlcConn *conn)
 			return false;
 		if (reply->type != MLC_REPLY_STATUS)
 		{
-			if (reply->type != MLC_REPLY_ERROR)
-				code[0] = '\0';
-			else
-				error_code(reply, code, sizeof(code));
 			set_error(conn,
 					  ERRCODE_SQLSERVER_REJECTED_ESTABLISHMENT_OF_SQLCONNECTION,
-					  "Redis at %s refused the user name or password%s%s%s",
-					  conn->where, code[0] ? " (" : "", code,
-					  code[0] ? ")" : "");
+					  "Redis at %s refused to log in: %s", conn->where,
+					  auth_error(reply, code, sizeof(code)));
 			return false;
 		}
 	}
