@@ -22,7 +22,7 @@
 #define MLC_CONN_DEFAULT_TIMEOUT 1000	/* ms */
 
 static bool
-parse_number(const char *text, size_t len, long max, int *result)
+parse_number(const char *input, size_t len, long max, int *result)
 {
 	long		value = 0;
 
@@ -30,9 +30,9 @@ parse_number(const char *text, size_t len, long max, int *result)
 		return false;
 	for (size_t i = 0; i < len; i++)
 	{
-		if (text[i] < '0' || text[i] > '9')
+		if (input[i] < '0' || input[i] > '9')
 			return false;
-		value = value * 10 + (text[i] - '0');
+		value = value * 10 + (input[i] - '0');
 	}
 	if (value > max)
 		return false;
@@ -42,7 +42,7 @@ parse_number(const char *text, size_t len, long max, int *result)
 
 /* Undoes %XX in a path; NULL if malformed. */
 static char *
-percent_decode(const char *text, size_t len)
+percent_decode(const char *input, size_t len)
 {
 	char	   *result = palloc(len + 1);
 	char	   *out = result;
@@ -52,15 +52,15 @@ percent_decode(const char *text, size_t len)
 		unsigned int byte;
 		char		hex[3];
 
-		if (text[i] != '%')
+		if (input[i] != '%')
 		{
-			*out++ = text[i];
+			*out++ = input[i];
 			continue;
 		}
 		if (i + 2 >= len)
 			return NULL;
-		hex[0] = text[i + 1];
-		hex[1] = text[i + 2];
+		hex[0] = input[i + 1];
+		hex[1] = input[i + 2];
 		hex[2] = '\0';
 		if (strspn(hex, "0123456789abcdefABCDEF") != 2 ||
 			sscanf(hex, "%2x", &byte) != 1 || byte == 0)
