@@ -1,0 +1,286 @@
+/* mlcache--1.0.sql */
+
+-- complain if script is sourced in psql, rather than via CREATE EXTENSION
+\echo Use "CREATE EXTENSION mlcache" to load this file. \quit
+
+REVOKE ALL ON SCHEMA mlcache FROM PUBLIC;
+GRANT USAGE ON SCHEMA mlcache TO PUBLIC;
+
+DO $$
+BEGIN
+	IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles
+				   WHERE rolname OPERATOR(pg_catalog.=) 'mlcache_admin') THEN
+		CREATE ROLE mlcache_admin NOLOGIN;
+	END IF;
+END
+$$;
+
+-- ---------------------------------------------------------------------
+-- Redis servers
+-- ---------------------------------------------------------------------
+
+CREATE FUNCTION mlcache.fdw_validator(options text[], catalog oid)
+RETURNS void
+AS 'MODULE_PATHNAME', 'mlc_fdw_validator'
+LANGUAGE C STRICT STABLE PARALLEL SAFE;
+COMMENT ON FUNCTION mlcache.fdw_validator(text[], oid)
+IS 'checks the options of Redis servers and their user mappings';
+
+CREATE FOREIGN DATA WRAPPER mlcache VALIDATOR mlcache.fdw_validator;
+COMMENT ON FOREIGN DATA WRAPPER mlcache
+IS 'a server of this wrapper names a Redis that mlcache keeps coherent';
+
+CREATE TABLE mlcache.paused_server (
+	server name PRIMARY KEY
+);
+COMMENT ON TABLE mlcache.paused_server
+IS 'servers that mlcache.pause() holds back';
+REVOKE ALL ON mlcache.paused_server FROM PUBLIC;
+SELECT pg_catalog.pg_extension_config_dump('mlcache.paused_server', '');
+
+-- ---------------------------------------------------------------------
+-- Rules
+-- ---------------------------------------------------------------------
+
+-- A user catalog table: logical decoding reads it as of each change's own
+-- time.  Its columns are read by number in model/rule.h.  Nothing may be
+-- moved out of line, since TOAST is vacuumed without regard to decoding.
+CREATE SEQUENCE mlcache.rule_id_seq AS int;
+CREATE TABLE mlcache.rule (
+	id int NOT NULL DEFAULT pg_catalog.nextval('mlcache.rule_id_seq')
+		CONSTRAINT rule_pkey PRIMARY KEY,
+	relation regclass NOT NULL,
+	key text NOT NULL,
+	action text NOT NULL
+		CHECK (action IN ('invalidate', 'update', 'replicate', 'refresh')),
+	consistency text NOT NULL
+		CHECK (consistency IN ('strong', 'eventual', 'weak')),
+	capture text NOT NULL CHECK (capture IN ('wal', 'trigger')),
+	ttl bigint CHECK (ttl > 0),
+	negative_ttl bigint CHECK (negative_ttl > 0),
+	columns name[],
+	loader text CHECK (pg_catalog.octet_length(loader) <= 3000),
+	filter text CHECK (pg_catalog.octet_length(filter) <= 1000),
+	on_unreachable text NOT NULL CHECK (on_unreachable IN ('error', 'degrade')),
+	servers name[],
+	secret bigint NOT NULL
+) WITH (user_catalog_table = true, toast_tuple_target = 8160);
+ALTER TABLE mlcache.rule ALTER COLUMN key SET STORAGE MAIN;
+ALTER TABLE mlcache.rule ALTER COLUMN columns SET STORAGE MAIN;
+ALTER TABLE mlcache.rule ALTER COLUMN loader SET STORAGE MAIN;
+ALTER TABLE mlcache.rule ALTER COLUMN filter SET STORAGE MAIN;
+ALTER TABLE mlcache.rule ALTER COLUMN servers SET STORAGE MAIN;
+ALTER TABLE mlcache.rule REPLICA IDENTITY FULL;
+CREATE INDEX rule_relation_idx ON mlcache.rule (relation);
+ALTER SEQUENCE mlcache.rule_id_seq OWNED BY mlcache.rule.id;
+COMMENT ON TABLE mlcache.rule
+IS 'what mlcache.attach() stored; seen through the view mlcache.rules';
+REVOKE ALL ON mlcache.rule FROM PUBLIC;
+REVOKE ALL ON SEQUENCE mlcache.rule_id_seq FROM PUBLIC;
+SELECT pg_catalog.pg_extension_config_dump('mlcache.rule', '');
+SELECT pg_catalog.pg_extension_config_dump('mlcache.rule_id_seq', '');
+
+CREATE VIEW mlcache.rules AS
+SELECT id, relation, key, action, consistency, capture,
+	   ttl OPERATOR(pg_catalog.*) interval '1 ms' AS ttl,
+	   negative_ttl OPERATOR(pg_catalog.*) interval '1 ms' AS negative_ttl,
+	   columns, loader, filter, on_unreachable, servers
+FROM mlcache.rule;
+COMMENT ON VIEW mlcache.rules
+IS 'cache rules, one row each';
+GRANT SELECT ON mlcache.rules TO pg_monitor, mlcache_admin;
+
+CREATE FUNCTION mlcache.attach(
+	relation regclass,
+	key text,
+	consistency text DEFAULT 'eventual',
+	action text DEFAULT 'invalidate',
+	ttl interval DEFAULT NULL,
+	columns name[] DEFAULT NULL,
+	loader text DEFAULT NULL,
+	filter text DEFAULT NULL,
+	tag text DEFAULT NULL,
+	capture text DEFAULT NULL,
+	on_unreachable text DEFAULT 'error',
+	negative_ttl interval DEFAULT NULL,
+	servers name[] DEFAULT NULL)
+RETURNS int
+AS 'MODULE_PATHNAME', 'mlc_attach'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION mlcache.attach(regclass, text, text, text, interval, name[], text, text, text, text, text, interval, name[])
+IS 'attaches a cache rule to a table; returns the rule''s id';
+
+CREATE FUNCTION mlcache.detach(relation regclass, key text DEFAULT NULL)
+RETURNS int
+AS 'MODULE_PATHNAME', 'mlc_detach'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION mlcache.detach(regclass, text)
+IS 'removes a table''s cache rules, or the one with this key, and their entries; returns how many';
+
+CREATE FUNCTION mlcache.capture() RETURNS trigger
+AS 'MODULE_PATHNAME', 'mlc_capture'
+LANGUAGE C;
+COMMENT ON FUNCTION mlcache.capture()
+IS 'collects the keys of changed rows; its triggers are made by mlcache.attach()';
+
+CREATE FUNCTION mlcache.after_ddl(relation oid) RETURNS void
+AS 'MODULE_PATHNAME', 'mlc_after_ddl'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION mlcache.after_ddl(oid)
+IS 'purges the rules of a table that DDL has changed';
+
+CREATE FUNCTION mlcache.on_ddl() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	relation oid;
+BEGIN
+	FOR relation IN
+		SELECT DISTINCT objid FROM pg_catalog.pg_event_trigger_ddl_commands()
+		WHERE classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+	LOOP
+		PERFORM mlcache.after_ddl(relation);
+	END LOOP;
+END
+$$;
+COMMENT ON FUNCTION mlcache.on_ddl()
+IS 'event trigger: purges the rules of tables that ALTER TABLE has changed';
+
+CREATE EVENT TRIGGER mlcache_ddl ON ddl_command_end
+	WHEN TAG IN ('ALTER TABLE')
+	EXECUTE FUNCTION mlcache.on_ddl();
+ALTER EVENT TRIGGER mlcache_ddl ENABLE ALWAYS;
+
+-- ---------------------------------------------------------------------
+-- Reading one's own writes across connections
+-- ---------------------------------------------------------------------
+
+CREATE FUNCTION mlcache.last_commit_version() RETURNS text
+AS 'MODULE_PATHNAME', 'mlc_last_commit_version'
+LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION mlcache.last_commit_version()
+IS 'version of this session''s last commit that wrote something, or NULL';
+
+CREATE FUNCTION mlcache.wait_applied(version text, timeout interval DEFAULT '10 s')
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'mlc_wait_applied'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION mlcache.wait_applied(text, interval)
+IS 'waits until every commit up to a version has reached all servers; false on timeout; NULL timeout waits for ever';
+
+-- ---------------------------------------------------------------------
+-- Operations
+-- ---------------------------------------------------------------------
+
+CREATE FUNCTION mlcache.pause(server name) RETURNS void
+AS 'MODULE_PATHNAME', 'mlc_pause'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION mlcache.pause(name)
+IS 'stops delivery to a server; what changes meanwhile is delivered by resume()';
+
+CREATE FUNCTION mlcache.resume(server name) RETURNS void
+AS 'MODULE_PATHNAME', 'mlc_resume'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION mlcache.resume(name)
+IS 'takes up delivery to a paused server again';
+
+CREATE FUNCTION mlcache.check_setup(
+	OUT item text, OUT ok boolean, OUT detail text, OUT fix text)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'mlc_check_setup'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION mlcache.check_setup()
+IS 'one row a prerequisite: fulfilled or not, and the line to type';
+
+CREATE FUNCTION mlcache.reset_stats() RETURNS void
+AS 'MODULE_PATHNAME', 'mlc_reset_stats'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION mlcache.reset_stats()
+IS 'sets the counters of this database to zero';
+
+-- ---------------------------------------------------------------------
+-- Statistics
+-- ---------------------------------------------------------------------
+
+CREATE FUNCTION mlcache.stat_get_servers(
+	OUT serverid oid, OUT state text, OUT applied text, OUT lag_bytes bigint,
+	OUT lag_ms double precision, OUT lag_ms_max double precision,
+	OUT retained_bytes bigint, OUT batches bigint, OUT invalidated bigint,
+	OUT updated bigint, OUT skipped bigint, OUT purges bigint,
+	OUT errors bigint, OUT reconnects bigint, OUT last_error text,
+	OUT last_error_at timestamptz,
+	OUT catch_up_done bigint, OUT catch_up_total bigint,
+	OUT catch_up_rate double precision)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'mlc_stat_get_servers'
+LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION mlcache.stat_get_servers()
+IS 'the relay''s counters, one row a server';
+
+CREATE VIEW mlcache.stat_servers AS
+SELECT s.srvname AS server, coalesce(t.state, 'no relay') AS state,
+	   t.applied, t.lag_bytes, t.lag_ms, t.lag_ms_max, t.retained_bytes,
+	   t.batches, t.invalidated, t.updated, t.skipped, t.purges, t.errors,
+	   t.reconnects, t.last_error, t.last_error_at
+FROM pg_catalog.pg_foreign_server s
+	JOIN pg_catalog.pg_foreign_data_wrapper w
+		ON w.oid OPERATOR(pg_catalog.=) s.srvfdw
+		   AND w.fdwname OPERATOR(pg_catalog.=) 'mlcache'
+	LEFT JOIN mlcache.stat_get_servers() t
+		ON t.serverid OPERATOR(pg_catalog.=) s.oid;
+COMMENT ON VIEW mlcache.stat_servers
+IS 'state, lag and counters of each Redis server';
+
+CREATE VIEW mlcache.stat_progress AS
+SELECT 'catch-up' AS activity, s.srvname AS object,
+	   t.catch_up_done AS done, t.catch_up_total AS total,
+	   t.catch_up_rate AS rate
+FROM mlcache.stat_get_servers() t
+	JOIN pg_catalog.pg_foreign_server s
+		ON s.oid OPERATOR(pg_catalog.=) t.serverid
+WHERE t.state OPERATOR(pg_catalog.=) 'catch-up';
+COMMENT ON VIEW mlcache.stat_progress
+IS 'work under way: done and total in bytes of WAL, rate a second';
+
+CREATE FUNCTION mlcache.stat_get_rules(
+	OUT rule int, OUT events bigint, OUT null_keys bigint, OUT purges bigint)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'mlc_stat_get_rules'
+LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION mlcache.stat_get_rules()
+IS 'counters, one row a rule';
+
+CREATE VIEW mlcache.stat_rules AS
+SELECT r.id, r.relation, r.key,
+	   coalesce(t.events, 0) AS events,
+	   coalesce(t.null_keys, 0) AS null_keys,
+	   coalesce(t.purges, 0) AS purges
+FROM mlcache.rule r
+	LEFT JOIN mlcache.stat_get_rules() t ON t.rule OPERATOR(pg_catalog.=) r.id;
+COMMENT ON VIEW mlcache.stat_rules
+IS 'counters of each rule: decoded events, changes skipped for a NULL in the key, purges';
+
+GRANT SELECT ON mlcache.stat_servers, mlcache.stat_progress, mlcache.stat_rules
+	TO pg_monitor, mlcache_admin;
+
+REVOKE ALL ON FUNCTION
+	mlcache.after_ddl(oid), mlcache.on_ddl(),
+	mlcache.pause(name), mlcache.resume(name), mlcache.reset_stats(),
+	mlcache.stat_get_servers(), mlcache.stat_get_rules(),
+	mlcache.check_setup()
+FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION mlcache.pause(name), mlcache.resume(name),
+	mlcache.reset_stats() TO mlcache_admin;
+GRANT EXECUTE ON FUNCTION mlcache.stat_get_servers(), mlcache.stat_get_rules(),
+	mlcache.check_setup() TO pg_monitor, mlcache_admin;
+
+CREATE FUNCTION mlcache.fault_lock(point text, OUT classid int, OUT objid int)
+RETURNS record
+AS 'MODULE_PATHNAME', 'mlc_fault_lock'
+LANGUAGE C STRICT IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION mlcache.fault_lock(text)
+IS 'the advisory lock that a stop point of the tests waits for';
+REVOKE ALL ON FUNCTION mlcache.fault_lock(text) FROM PUBLIC;

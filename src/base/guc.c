@@ -1,0 +1,81 @@
+/*-------------------------------------------------------------------------
+ *
+ * base/guc.c
+ *	  The settings of mlcache.
+ *
+ * One place defines them all; the modules read the variables.  Settings that
+ * workers read are PGC_SIGHUP, so that a reload is enough.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "base/guc.h"
+#include "miscadmin.h"
+#include "utils/guc.h"
+
+int			mlc_weak_window = 500;
+int			mlc_redelivery_window = 60000;
+int			mlc_slot_max_retained = 16384;
+int			mlc_relay_work_mem = 65536;
+int			mlc_capture_work_mem = 65536;
+int			mlc_reconnect_max = 2000;
+bool		mlc_relay_enabled = true;
+char	   *mlc_fault_points = NULL;
+
+void
+mlc_guc_define(void)
+{
+	DefineCustomIntVariable("mlcache.weak_window",
+							"How long the relay may hold back changes of weak rules.",
+							"Changes of one key within the window become one message. Less than one second.",
+							&mlc_weak_window, 500, 0, 999,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("mlcache.redelivery_window",
+							"How long the slot is kept behind what has been applied.",
+							"A Redis that fails over to a replica lacking its last writes is caught up from this window; a longer gap means a purge.",
+							&mlc_redelivery_window, 60000, 0, 86400000,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("mlcache.slot_max_retained",
+							"How much WAL the slot may hold for a Redis that is away.",
+							"Past it the server is given up and purged when it returns. -1 means no limit.",
+							&mlc_slot_max_retained, 16384, -1, MAX_KILOBYTES,
+							PGC_SIGHUP, GUC_UNIT_MB, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("mlcache.relay_work_mem",
+							"Memory the relay may use for the events of one transaction before it spills to disk.",
+							NULL,
+							&mlc_relay_work_mem, 65536, 1024, MAX_KILOBYTES,
+							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("mlcache.capture_work_mem",
+							"Memory a transaction may use for the keys that triggers collect.",
+							"Past it the transaction invalidates whole rules instead of single keys.",
+							&mlc_capture_work_mem, 65536, 64, MAX_KILOBYTES,
+							PGC_USERSET, GUC_UNIT_KB, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("mlcache.reconnect_max",
+							"Longest pause between two attempts to reach a Redis.",
+							NULL,
+							&mlc_reconnect_max, 2000, 10, 60000,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+
+	DefineCustomBoolVariable("mlcache.relay_enabled",
+							 "Runs a relay in every database that has rules.",
+							 NULL,
+							 &mlc_relay_enabled, true,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
+
+	DefineCustomStringVariable("mlcache.fault_points",
+							   "Named stop points for tests.",
+							   "A comma-separated list of name=action; actions are wait, error, exit, kill and skip.",
+							   &mlc_fault_points, "",
+							   PGC_SUSET, GUC_NOT_IN_SAMPLE | GUC_NO_SHOW_ALL,
+							   NULL, NULL, NULL);
+
+	MarkGUCPrefixReserved("mlcache");
+}

@@ -1,0 +1,25 @@
+/*-------------------------------------------------------------------------
+ *
+ * base/guc.h
+ *	  The settings.  Units are in the GUC flags, never in the names.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef MLC_BASE_GUC_H
+#define MLC_BASE_GUC_H
+
+#include "postgres.h"
+
+extern int	mlc_weak_window;	/* ms */
+extern int	mlc_redelivery_window;	/* ms */
+extern int	mlc_slot_max_retained;	/* MB; -1: no limit */
+extern int	mlc_relay_work_mem; /* kB */
+extern int	mlc_capture_work_mem;	/* kB */
+extern int	mlc_reconnect_max;	/* ms */
+extern bool mlc_relay_enabled;
+extern char *mlc_fault_points;
+
+/* Defines the settings and reserves the prefix.  From _PG_init only. */
+extern void mlc_guc_define(void);
+
+#endif							/* MLC_BASE_GUC_H */

@@ -1,0 +1,400 @@
+/*-------------------------------------------------------------------------
+ *
+ * capture/attach.c
+ *	  From attach() to a stored rule, and what DDL does to it afterwards.
+ *
+ * attach() holds off writers of the table while it stores the rule, so every
+ * later change commits after the rule did and is decoded with it.  The rule's
+ * row in WAL makes the relay purge the key space, so a rule starts with
+ * nothing cached; the same goes for detach().
+ *
+ * The checks are in capture/check.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "base/compat.h"
+#include "capture/attach.h"
+#include "capture/check.h"
+#include "capture/xact.h"
+#include "catalog/dependency.h"
+#include "catalog/indexing.h"
+#include "catalog/namespace.h"
+#include "catalog/objectaccess.h"
+#include "catalog/partition.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_trigger.h"
+#include "commands/sequence.h"
+#include "commands/trigger.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "storage/lmgr.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+#define TRIGGER_NAME "mlcache_capture"
+
+static object_access_hook_type prev_object_access_hook = NULL;
+
+/* ---- the catalog ---- */
+
+static Datum
+names_datum(int n, char **names, bool *isnull)
+{
+	Datum	   *elems = palloc(sizeof(Datum) * Max(n, 1));
+
+	*isnull = n == 0;
+	if (n == 0)
+		return (Datum) 0;
+	for (int i = 0; i < n; i++)
+	{
+		Name		name = palloc0(sizeof(NameData));
+
+		namestrcpy(name, names[i]);
+		elems[i] = NameGetDatum(name);
+	}
+	return PointerGetDatum(construct_array(elems, n, NAMEOID, NAMEDATALEN,
+										   false, TYPALIGN_CHAR));
+}
+
+static Datum
+text_datum(const char *text, bool *isnull)
+{
+	*isnull = text == NULL;
+	return text ? CStringGetTextDatum(text) : (Datum) 0;
+}
+
+static int64
+random_secret(void)
+{
+	int64		secret;
+
+	if (!pg_strong_random(&secret, sizeof(secret)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not generate a random number")));
+	return secret;
+}
+
+static int32
+store(const MlcAttach *attach, MlcCapture capture)
+{
+	Oid			nsp = get_namespace_oid("mlcache", false);
+	Relation	catalog = table_open(mlc_rule_relid(), RowExclusiveLock);
+	Datum		values[MLC_RULE_NATTS];
+	bool		nulls[MLC_RULE_NATTS] = {false};
+	int32		id;
+	HeapTuple	tuple;
+
+	if (RelationGetNumberOfAttributes(catalog) != MLC_RULE_NATTS)
+		elog(ERROR, "mlcache.rule has %d columns, expected %d",
+			 RelationGetNumberOfAttributes(catalog), MLC_RULE_NATTS);
+
+	id = (int32) nextval_internal(get_relname_relid("rule_id_seq", nsp), false);
+#define SET(attnum, value) values[(attnum) - 1] = (value)
+#define NULLS(attnum) &nulls[(attnum) - 1]
+	SET(MLC_RULE_ID, Int32GetDatum(id));
+	SET(MLC_RULE_RELATION, ObjectIdGetDatum(attach->relid));
+	SET(MLC_RULE_KEY, CStringGetTextDatum(attach->key));
+	SET(MLC_RULE_ACTION, CStringGetTextDatum(attach->action));
+	SET(MLC_RULE_CONSISTENCY, CStringGetTextDatum(attach->consistency));
+	SET(MLC_RULE_CAPTURE, CStringGetTextDatum(mlc_check_capture_name(capture)));
+	SET(MLC_RULE_TTL, Int64GetDatum(attach->ttl));
+	*NULLS(MLC_RULE_TTL) = attach->ttl == 0;
+	SET(MLC_RULE_NEGATIVE_TTL, Int64GetDatum(attach->negative_ttl));
+	*NULLS(MLC_RULE_NEGATIVE_TTL) = attach->negative_ttl == 0;
+	SET(MLC_RULE_COLUMNS, names_datum(attach->ncolumns, attach->columns,
+									  NULLS(MLC_RULE_COLUMNS)));
+	SET(MLC_RULE_LOADER, text_datum(attach->loader, NULLS(MLC_RULE_LOADER)));
+	SET(MLC_RULE_FILTER, text_datum(attach->filter, NULLS(MLC_RULE_FILTER)));
+	SET(MLC_RULE_ON_UNREACHABLE, CStringGetTextDatum(attach->on_unreachable));
+	SET(MLC_RULE_SERVERS, names_datum(attach->nservers, attach->servers,
+									  NULLS(MLC_RULE_SERVERS)));
+	SET(MLC_RULE_SECRET, Int64GetDatum(random_secret()));
+#undef SET
+#undef NULLS
+
+	tuple = heap_form_tuple(RelationGetDescr(catalog), values, nulls);
+	CatalogTupleInsert(catalog, tuple);
+	table_close(catalog, NoLock);
+	return id;
+}
+
+/* Sessions and decoding look the table's rules up anew. */
+static void
+forget_cached(Oid relid)
+{
+	List	   *tree = find_all_inheritors(relid, NoLock, NULL);
+	ListCell   *lc;
+
+	foreach(lc, tree)
+		CacheInvalidateRelcacheByRelid(lfirst_oid(lc));
+	CacheInvalidateRelcacheByRelid(mlc_rule_relid());
+}
+
+/* Rules whose relation is relid, in the current context. */
+static List *
+rules_of(Oid relid)
+{
+	List	   *found = NIL;
+	ListCell   *lc;
+
+	foreach(lc, mlc_rule_all())
+	{
+		MlcRule    *rule = lfirst(lc);
+
+		if (rule->relid == relid)
+			found = lappend(found, rule);
+	}
+	return found;
+}
+
+/* ---- the trigger ---- */
+
+static void
+make_trigger(Relation relation)
+{
+	CreateTrigStmt *stmt;
+
+	if (OidIsValid(get_trigger_oid(RelationGetRelid(relation), TRIGGER_NAME,
+								   true)))
+		return;
+	stmt = makeNode(CreateTrigStmt);
+	stmt->trigname = TRIGGER_NAME;
+	stmt->relation = NULL;
+	stmt->funcname = list_make2(makeString("mlcache"), makeString("capture"));
+	stmt->row = true;
+	stmt->timing = TRIGGER_TYPE_AFTER;
+	stmt->events = TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE |
+		TRIGGER_TYPE_DELETE;
+	(void) CreateTriggerFiringOn(stmt, NULL, RelationGetRelid(relation),
+								 InvalidOid, InvalidOid, InvalidOid,
+								 InvalidOid, InvalidOid, NULL, false, false,
+								 TRIGGER_FIRES_ALWAYS);
+	CommandCounterIncrement();
+}
+
+static void
+drop_trigger(Oid relid)
+{
+	ObjectAddress address;
+	Oid			trigger = get_trigger_oid(relid, TRIGGER_NAME, true);
+
+	if (!OidIsValid(trigger))
+		return;
+	ObjectAddressSet(address, TriggerRelationId, trigger);
+	performDeletion(&address, DROP_RESTRICT, PERFORM_DELETION_INTERNAL);
+}
+
+/* ---- attach and detach ---- */
+
+int32
+mlc_attach_rule(const MlcAttach *attach)
+{
+	Relation	relation;
+	MlcCapture	capture;
+	int32		id;
+
+	mlc_segment_require();
+	relation = table_open(attach->relid, ShareRowExclusiveLock);
+	capture = mlc_check_attach(attach, relation);
+
+	id = store(attach, capture);
+	if (capture == MLC_CAPTURE_TRIGGER)
+		make_trigger(relation);
+	forget_cached(attach->relid);
+	table_close(relation, NoLock);
+
+	(void) mlc_segment_relay(MyDatabaseId, true);
+	mlc_xact_wake_at_commit();
+	return id;
+}
+
+int
+mlc_attach_remove(Oid relid, const char *key)
+{
+	Relation	catalog;
+	SysScanDesc scan;
+	ScanKeyData scankey;
+	HeapTuple	tuple;
+	int			removed = 0;
+	bool		needs_trigger = false;
+
+	mlc_segment_require();
+	LockRelationOid(relid, ShareRowExclusiveLock);
+	if (!mlc_is_table_owner(relid, GetUserId()))
+		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, get_rel_name(relid));
+
+	catalog = table_open(mlc_rule_relid(), RowExclusiveLock);
+	ScanKeyInit(&scankey, MLC_RULE_RELATION, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(relid));
+	scan = systable_beginscan(catalog, InvalidOid, false, NULL, 1, &scankey);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		MlcRule    *rule = mlc_rule_from_tuple(tuple, RelationGetDescr(catalog));
+
+		if (key == NULL || strcmp(rule->key, key) == 0)
+		{
+			CatalogTupleDelete(catalog, &tuple->t_self);
+			removed++;
+		}
+		else if (rule->capture == MLC_CAPTURE_TRIGGER)
+			needs_trigger = true;
+	}
+	systable_endscan(scan);
+	table_close(catalog, NoLock);
+
+	if (removed > 0)
+	{
+		CommandCounterIncrement();
+		if (!needs_trigger)
+			drop_trigger(relid);
+		forget_cached(relid);
+		mlc_xact_wake_at_commit();
+	}
+	return removed;
+}
+
+/* ---- DDL ---- */
+
+/* Rules of the relation, of what it is a partition of, and of its own. */
+static List *
+rules_around(Oid relid)
+{
+	List	   *tree = find_all_inheritors(relid, NoLock, NULL);
+	List	   *found = NIL;
+	ListCell   *lc;
+
+	if (get_rel_relispartition(relid))
+		tree = list_concat_unique_oid(tree, get_partition_ancestors(relid));
+	foreach(lc, tree)
+		found = list_concat(found, rules_of(lfirst_oid(lc)));
+	return found;
+}
+
+void
+mlc_attach_after_ddl(Oid relid)
+{
+	ListCell   *lc;
+
+	if (!OidIsValid(mlc_rule_relid()) || mlc_shared == NULL)
+		return;
+	foreach(lc, rules_around(relid))
+	{
+		MlcRule    *rule = lfirst(lc);
+		Relation	relation = table_open(rule->relid, AccessShareLock);
+		MlcBinding	binding;
+		const char *missing;
+
+		if (!mlc_rule_bind(rule, relation, &binding, &missing))
+			ereport(ERROR,
+					(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+					 errmsg("column \"%s\" of table \"%s\" is used by cache rule '%s'",
+							missing, RelationGetRelationName(relation), rule->key),
+					 errhint("SELECT mlcache.detach('%s', '%s'), change the table, and attach it again.",
+							 RelationGetRelationName(relation), rule->key)));
+		mlc_check_storage(relation);
+		forget_cached(rule->relid);
+		mlc_xact_add_all(rule);
+		table_close(relation, NoLock);
+	}
+}
+
+/* A table goes, and its rules with it. */
+static void
+table_dropped(Oid relid)
+{
+	Relation	catalog = table_open(mlc_rule_relid(), RowExclusiveLock);
+	SysScanDesc scan;
+	ScanKeyData scankey;
+	HeapTuple	tuple;
+	ListCell   *lc;
+
+	ScanKeyInit(&scankey, MLC_RULE_RELATION, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(relid));
+	scan = systable_beginscan(catalog, InvalidOid, false, NULL, 1, &scankey);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		CatalogTupleDelete(catalog, &tuple->t_self);
+		mlc_xact_wake_at_commit();
+	}
+	systable_endscan(scan);
+	table_close(catalog, NoLock);
+
+	/* the rows of a partition vanish from its root */
+	if (get_rel_relispartition(relid))
+		foreach(lc, get_partition_ancestors(relid))
+		{
+			ListCell   *lc2;
+
+			foreach(lc2, rules_of(lfirst_oid(lc)))
+				mlc_xact_add_all(lfirst(lc2));
+		}
+}
+
+static void
+column_dropped(Oid relid, int attnum)
+{
+	char	   *name = get_attname(relid, attnum, true);
+	ListCell   *lc;
+
+	foreach(lc, name ? rules_of(relid) : NIL)
+	{
+		MlcRule    *rule = lfirst(lc);
+		bool		used = false;
+
+		for (int i = 0; i < rule->template->ncolumns; i++)
+			used |= strcmp(rule->template->columns[i], name) == 0;
+		for (int i = 0; i < rule->ncolumns; i++)
+			used |= strcmp(rule->columns[i], name) == 0;
+		if (used)
+			ereport(ERROR,
+					(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+					 errmsg("cannot drop column \"%s\" of table \"%s\" because cache rule '%s' uses it",
+							name, get_rel_name(relid), rule->key),
+					 errhint("SELECT mlcache.detach('%s', '%s');",
+							 get_rel_name(relid), rule->key)));
+	}
+}
+
+static void
+object_access(ObjectAccessType access, Oid classId, Oid objectId, int subId,
+			  void *arg)
+{
+	if (prev_object_access_hook)
+		prev_object_access_hook(access, classId, objectId, subId, arg);
+
+	if (access != OAT_DROP || classId != RelationRelationId ||
+		!IsTransactionState() || mlc_shared == NULL ||
+		!OidIsValid(mlc_rule_relid()) || objectId == mlc_rule_relid())
+		return;
+	switch (get_rel_relkind(objectId))
+	{
+		case RELKIND_RELATION:
+		case RELKIND_PARTITIONED_TABLE:
+			break;
+		default:
+			return;
+	}
+	if (subId == 0)
+		table_dropped(objectId);
+	else
+		column_dropped(objectId, subId);
+}
+
+void
+mlc_attach_init(void)
+{
+	prev_object_access_hook = object_access_hook;
+	object_access_hook = object_access;
+}

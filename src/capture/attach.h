@@ -1,0 +1,50 @@
+/*-------------------------------------------------------------------------
+ *
+ * capture/attach.h
+ *	  Attaching rules to tables, detaching them, and DDL on ruled tables.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef MLC_CAPTURE_ATTACH_H
+#define MLC_CAPTURE_ATTACH_H
+
+#include "postgres.h"
+
+#include "model/rule.h"
+
+/* What the caller of attach() said; NULL where it said nothing. */
+typedef struct MlcAttach
+{
+	Oid			relid;
+	const char *key;
+	const char *consistency;
+	const char *action;
+	int64		ttl;			/* ms; 0: none */
+	int64		negative_ttl;	/* ms; 0: none */
+	int			ncolumns;
+	char	  **columns;
+	const char *loader;
+	const char *filter;
+	const char *capture;
+	const char *on_unreachable;
+	int			nservers;
+	char	  **servers;
+} MlcAttach;
+
+/*
+ * Checks everything, stores the rule, makes the trigger where the capture
+ * needs one, and has the relay started when the transaction commits.  Returns
+ * the rule's id.  Raises what sql_api calls bad input; changes nothing then.
+ */
+extern int32 mlc_attach_rule(const MlcAttach *attach);
+
+/* Removes the rules of a table, or the one with this key; how many. */
+extern int	mlc_attach_remove(Oid relid, const char *key);
+
+/* After ALTER TABLE: purges the rules concerned, refuses what breaks them. */
+extern void mlc_attach_after_ddl(Oid relid);
+
+/* Follows DROP TABLE and DROP COLUMN.  From _PG_init only. */
+extern void mlc_attach_init(void);
+
+#endif							/* MLC_CAPTURE_ATTACH_H */

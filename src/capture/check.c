@@ -1,0 +1,540 @@
+/*-------------------------------------------------------------------------
+ *
+ * capture/check.c
+ *	  The checks of attach(): one clear error each, before anything changes.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xlog.h"
+#include "base/compat.h"
+#include "capture/check.h"
+#include "capture/trigger.h"
+#include "catalog/catalog.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_index.h"
+#include "catalog/pg_inherits.h"
+#include "foreign/foreign.h"
+#include "miscadmin.h"
+#include "read/load.h"
+#include "redis/script.h"
+#include "redis/server.h"
+#include "replication/slot.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+#include "utils/varlena.h"
+
+const char *
+mlc_check_capture_name(MlcCapture capture)
+{
+	return capture == MLC_CAPTURE_WAL ? "wal" : "trigger";
+}
+
+bool
+mlc_check_plugin_allowed(void)
+{
+	const char *setting = GetConfigOption("output_plugin_libraries", true, false);
+	List	   *names;
+	ListCell   *lc;
+
+	/* older minors have no such setting, and allow every plugin */
+	if (setting == NULL)
+		return true;
+	if (!SplitIdentifierString(pstrdup(setting), ',', &names))
+		return false;
+	foreach(lc, names)
+		if (strcmp(lfirst(lc), "mlcache") == 0)
+			return true;
+	return false;
+}
+
+void
+mlc_check_prerequisites(void)
+{
+	mlc_segment_require();
+	if (wal_level < WAL_LEVEL_LOGICAL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("mlcache requires wal_level = logical"),
+				 errdetail("Committed changes reach Redis through logical decoding."),
+				 errhint("ALTER SYSTEM SET wal_level = logical; then restart the server.")));
+	if (max_replication_slots == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("mlcache requires a replication slot"),
+				 errdetail("max_replication_slots is 0."),
+				 errhint("ALTER SYSTEM SET max_replication_slots = 10; then restart the server.")));
+	if (!mlc_check_plugin_allowed())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("mlcache is not an approved output plugin"),
+				 errdetail("output_plugin_libraries does not list it."),
+				 errhint("ALTER SYSTEM SET output_plugin_libraries = %s, mlcache; SELECT pg_reload_conf();",
+						 GetConfigOption("output_plugin_libraries", true, false))));
+}
+
+/* ---- words ---- */
+
+static int
+parse_action(const char *action)
+{
+	int			op = mlc_rule_action_parse(action);
+
+	if (op < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("unknown action \"%s\"", action),
+				 errhint("Actions are invalidate, update, replicate and refresh.")));
+	return op;
+}
+
+static int
+parse_consistency(const char *consistency)
+{
+	int			value = mlc_rule_consistency_parse(consistency);
+
+	if (value < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("unknown consistency \"%s\"", consistency),
+				 errhint("Levels are strong, eventual and weak.")));
+	if (value == MLC_STRONG)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("consistency \"strong\" is not available yet"),
+				 errhint("Use eventual.")));
+	return value;
+}
+
+static void
+check_words(const MlcAttach *attach)
+{
+	if (attach->capture && strcmp(attach->capture, "wal") != 0 &&
+		strcmp(attach->capture, "trigger") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("unknown capture \"%s\"", attach->capture),
+				 errhint("Captures are wal and trigger; leave it out and attach picks one.")));
+	if (strcmp(attach->on_unreachable, "error") != 0 &&
+		strcmp(attach->on_unreachable, "degrade") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("unknown value \"%s\" of on_unreachable",
+						attach->on_unreachable),
+				 errhint("Values are error and degrade.")));
+}
+
+/* ---- the table ---- */
+
+static void
+refuse_table(Relation relation, const char *why)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+			 errmsg("cannot attach a cache rule to \"%s\"",
+					RelationGetRelationName(relation)),
+			 errdetail("%s", why)));
+}
+
+static void
+check_leaf_storage(Relation relation)
+{
+	switch (relation->rd_rel->relkind)
+	{
+		case RELKIND_RELATION:
+		case RELKIND_PARTITIONED_TABLE:
+			break;
+		case RELKIND_FOREIGN_TABLE:
+			refuse_table(relation, "Changes of foreign tables are not in WAL.");
+			break;
+		case RELKIND_VIEW:
+		case RELKIND_MATVIEW:
+			refuse_table(relation, "Views have no changes of their own; attach the tables they read.");
+			break;
+		default:
+			refuse_table(relation, "It is not a table.");
+	}
+	if (relation->rd_rel->relpersistence == RELPERSISTENCE_UNLOGGED)
+		refuse_table(relation, "Changes of unlogged tables are not in WAL.");
+	if (relation->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
+		refuse_table(relation, "Temporary tables are visible to one session only.");
+}
+
+void
+mlc_check_storage(Relation relation)
+{
+	List	   *tree;
+	ListCell   *lc;
+
+	check_leaf_storage(relation);
+	if (relation->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+		return;
+	tree = find_all_inheritors(RelationGetRelid(relation), AccessShareLock, NULL);
+	foreach(lc, tree)
+	{
+		Relation	leaf = table_open(lfirst_oid(lc), NoLock);
+
+		check_leaf_storage(leaf);
+		table_close(leaf, NoLock);
+	}
+}
+
+static void
+check_table(Relation relation)
+{
+	if (!mlc_is_table_owner(RelationGetRelid(relation), GetUserId()))
+		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE,
+					   RelationGetRelationName(relation));
+	mlc_check_storage(relation);
+	if (IsCatalogRelation(relation) ||
+		RelationGetRelid(relation) == mlc_rule_relid())
+		refuse_table(relation, "It is a catalog.");
+	if (relation->rd_rel->relkind == RELKIND_RELATION &&
+		has_subclass(RelationGetRelid(relation)))
+		refuse_table(relation, "Other tables inherit from it, and their rows would be missed; partitioned tables are fine.");
+	if (relation->rd_rel->relrowsecurity)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot attach a cache rule to \"%s\"",
+						RelationGetRelationName(relation)),
+				 errdetail("The table has row security, which a shared copy in a cache cannot keep.")));
+}
+
+/* ---- the template ---- */
+
+static MlcTemplate *
+check_template(const MlcAttach *attach, Relation relation)
+{
+	MlcKeyError error;
+	MlcTemplate *template = mlc_key_parse(attach->key, &error);
+
+	if (template == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_SYNTAX_ERROR),
+				 errmsg("invalid key template '%s'", attach->key),
+				 errdetail("%s", error.detail),
+				 error.hint ? errhint("%s", error.hint) : 0));
+	if (template->parts[0].is_column)
+		ereport(ERROR,
+				(errcode(ERRCODE_SYNTAX_ERROR),
+				 errmsg("invalid key template '%s'", attach->key),
+				 errdetail("It must begin with literal text, by which its keys are told from others in Redis."),
+				 errhint("Write a prefix: '%s:%s'.",
+						 RelationGetRelationName(relation), attach->key)));
+
+	for (int i = 0; i < template->ncolumns; i++)
+	{
+		HeapTuple	tuple = SearchSysCacheAttName(RelationGetRelid(relation),
+												  template->columns[i]);
+
+		if (!HeapTupleIsValid(tuple))
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("column \"%s\" of the key template does not exist in \"%s\"",
+							template->columns[i],
+							RelationGetRelationName(relation)),
+					 errdetail("The template is '%s'.", attach->key)));
+		if (((Form_pg_attribute) GETSTRUCT(tuple))->attnum <= 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
+					 errmsg("system column \"%s\" cannot be part of a key",
+							template->columns[i])));
+		ReleaseSysCache(tuple);
+	}
+	for (int i = 0; i < attach->ncolumns; i++)
+	{
+		AttrNumber	attnum = get_attnum(RelationGetRelid(relation),
+										attach->columns[i]);
+
+		if (attnum <= 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("column \"%s\" does not exist in \"%s\"",
+							attach->columns[i],
+							RelationGetRelationName(relation))));
+	}
+	return template;
+}
+
+/* Does a unique index make a key one row's? */
+static bool
+is_unique(Relation relation, const AttrNumber *attnums, int n)
+{
+	List	   *indexes = RelationGetIndexList(relation);
+	bool		unique = false;
+	ListCell   *lc;
+
+	foreach(lc, indexes)
+	{
+		Relation	index = RelationIdGetRelation(lfirst_oid(lc));
+		Form_pg_index form = index->rd_index;
+		bool		covered = form->indisunique && form->indisvalid &&
+			form->indisready &&
+			heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL) &&
+			heap_attisnull(index->rd_indextuple, Anum_pg_index_indexprs, NULL);
+
+		for (int i = 0; i < form->indnkeyatts && covered; i++)
+		{
+			bool		found = false;
+
+			for (int j = 0; j < n; j++)
+				found |= form->indkey.values[i] == attnums[j];
+			covered = found;
+		}
+		unique |= covered;
+		RelationClose(index);
+	}
+	return unique;
+}
+
+static void
+check_others(const MlcAttach *attach, MlcRule *rule, Relation relation)
+{
+	bool		has_values = rule->action == MLC_OP_UPDATE ||
+		rule->action == MLC_OP_REPLICATE;
+	ListCell   *lc;
+
+	foreach(lc, mlc_rule_all())
+	{
+		MlcRule    *other = lfirst(lc);
+		bool		other_has_values = other->action == MLC_OP_UPDATE ||
+			other->action == MLC_OP_REPLICATE;
+
+		if (other->relid == rule->relid && strcmp(other->key, rule->key) == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_DUPLICATE_OBJECT),
+					 errmsg("table \"%s\" already has the cache rule '%s'",
+							RelationGetRelationName(relation), rule->key),
+					 errhint("SELECT mlcache.detach('%s', '%s');",
+							 RelationGetRelationName(relation), rule->key)));
+		if ((has_values || other_has_values) &&
+			mlc_key_overlap(rule->template, other->template))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("key template '%s' may give the same keys as rule '%s' of \"%s\"",
+							rule->key, other->key, get_rel_name(other->relid)),
+					 errdetail("Actions update and replicate need keys that a single rule feeds."),
+					 errhint("Use action => 'invalidate' for both, or another prefix.")));
+	}
+}
+
+static void
+check_action(const MlcAttach *attach, MlcRule *rule, MlcBinding *binding,
+			 Relation relation)
+{
+	bool		unique = is_unique(relation, binding->attnums,
+								   rule->template->ncolumns);
+
+	switch (rule->action)
+	{
+		case MLC_OP_UPDATE:
+		case MLC_OP_REPLICATE:
+			if (!unique)
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						 errmsg("key template '%s' is not unique, as action \"%s\" requires",
+								rule->key, attach->action),
+						 errdetail("No unique index of \"%s\" consists of columns of the template only, so a key could be several rows'.",
+								   RelationGetRelationName(relation)),
+						 errhint("Use action => 'invalidate', or put the primary key into the template.")));
+			if (rule->loader)
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						 errmsg("action \"%s\" takes the row itself, not a loader",
+								attach->action),
+						 errhint("Use action => 'refresh' with a loader.")));
+			if (rule->filter)
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						 errmsg("action \"%s\" cannot be combined with a filter",
+								attach->action),
+						 errdetail("Values are taken from WAL, where a filter cannot be evaluated."),
+						 errhint("Use action => 'invalidate' or 'refresh'.")));
+			break;
+		case MLC_OP_REFRESH:
+			if (!unique && !rule->loader)
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						 errmsg("action \"refresh\" needs a loader here"),
+						 errdetail("Key template '%s' is not unique, so the row alone does not say what to cache.",
+								   rule->key),
+						 errhint("Add loader => 'SELECT ...' with $1 for the first column of the template.")));
+			break;
+		default:
+			break;
+	}
+	if (rule->loader)
+		mlc_load_check(rule);
+	if (rule->filter)
+		(void) mlc_trigger_parse_filter(rule->filter, relation);
+}
+
+/* ---- servers ---- */
+
+/* Talks to a server once: an error now is better than silence later. */
+static void
+check_server(Oid serverid)
+{
+	MlcServer  *server = mlc_server_load(serverid);
+	MlcConn    *conn;
+	char	   *error = NULL;
+
+	if (mlc_server_aclcheck(serverid, GetUserId(), ACL_USAGE) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_FOREIGN_SERVER, server->name);
+	conn = mlc_conn_create(CurrentMemoryContext, &server->options);
+	if (!mlc_conn_open(conn))
+		ereport(ERROR,
+				(errcode(mlc_conn_sqlstate(conn)),
+				 errmsg("could not connect to Redis server \"%s\"", server->name),
+				 errdetail("%s", mlc_conn_error(conn)),
+				 mlc_conn_sqlstate(conn) == ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION ||
+				 mlc_conn_sqlstate(conn) == ERRCODE_INVALID_PASSWORD ?
+				 errhint("CREATE USER MAPPING FOR PUBLIC SERVER %s OPTIONS (username '...', password '...');",
+						 quote_identifier(server->name)) :
+				 errhint("Start Redis there, or ALTER SERVER %s OPTIONS (SET url '...');",
+						 quote_identifier(server->name))));
+	if (!mlc_script_ensure(conn, &error))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("Redis server \"%s\" cannot be used", server->name),
+				 errdetail("%s", error)));
+	mlc_conn_close(conn);
+}
+
+static void
+check_servers(const MlcAttach *attach)
+{
+	List	   *all = mlc_server_all();
+	ListCell   *lc;
+
+	if (all == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("there is no Redis server to attach to"),
+				 errhint("CREATE SERVER redis FOREIGN DATA WRAPPER mlcache OPTIONS (url 'redis://127.0.0.1:6379/0');")));
+	for (int i = 0; i < attach->nservers; i++)
+	{
+		Oid			serverid = get_foreign_server_oid(attach->servers[i], false);
+
+		if (!list_member_oid(all, serverid))
+			ereport(ERROR,
+					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+					 errmsg("server \"%s\" is not a Redis server of mlcache",
+							attach->servers[i])));
+		check_server(serverid);
+	}
+	if (attach->nservers == 0)
+		foreach(lc, all)
+			check_server(lfirst_oid(lc));
+}
+
+/* ---- capture ---- */
+
+/* Do all partitions identify rows by the key's columns? */
+static bool
+identity_covers(MlcRule *rule, Relation relation)
+{
+	List	   *tree = find_all_inheritors(RelationGetRelid(relation),
+										   AccessShareLock, NULL);
+	bool		covers = true;
+	ListCell   *lc;
+
+	foreach(lc, tree)
+	{
+		Relation	leaf = table_open(lfirst_oid(lc), NoLock);
+		MlcBinding	binding;
+		const char *missing;
+
+		/* changes are those of leaves; what a root says does not matter */
+		if (leaf->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+			covers = covers && mlc_rule_bind(rule, leaf, &binding, &missing) &&
+				binding.identity;
+		table_close(leaf, NoLock);
+	}
+	return covers;
+}
+
+static MlcCapture
+pick_capture(const MlcAttach *attach, MlcRule *rule, Relation relation)
+{
+	bool		covers = identity_covers(rule, relation);
+	MlcCapture	capture = MLC_CAPTURE_WAL;
+	const char *why = "the replica identity holds every column of the key, so nothing runs on the write path.";
+
+	if (rule->filter)
+	{
+		capture = MLC_CAPTURE_TRIGGER;
+		why = "a filter has to be evaluated where the row changes.";
+	}
+	else if (!covers)
+	{
+		capture = MLC_CAPTURE_TRIGGER;
+		why = "the replica identity does not hold every column of the key.";
+	}
+	else if (attach->capture && strcmp(attach->capture, "trigger") == 0)
+	{
+		capture = MLC_CAPTURE_TRIGGER;
+		why = "it was asked for.";
+	}
+
+	if (attach->capture && strcmp(attach->capture, "wal") == 0 &&
+		capture != MLC_CAPTURE_WAL)
+	{
+		if (rule->filter)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("capture \"wal\" cannot evaluate a filter"),
+					 errhint("Leave capture out, or use capture => 'trigger'.")));
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("capture \"wal\" needs every column of the key in the replica identity of \"%s\"",
+						RelationGetRelationName(relation)),
+				 errdetail("Otherwise WAL does not tell which key a changed row had before."),
+				 errhint("ALTER TABLE %s REPLICA IDENTITY FULL; or use capture => 'trigger'.",
+						 RelationGetRelationName(relation))));
+	}
+	ereport(NOTICE,
+			(errmsg("cache rule '%s' uses capture \"%s\"", rule->key,
+					mlc_check_capture_name(capture)),
+			 errdetail("Chosen because %s", why)));
+	return capture;
+}
+
+MlcCapture
+mlc_check_attach(const MlcAttach *attach, Relation relation)
+{
+	MlcRule		rule;
+	MlcBinding	binding;
+	const char *missing;
+
+	mlc_check_prerequisites();
+	check_table(relation);
+	check_words(attach);
+
+	memset(&rule, 0, sizeof(rule));
+	rule.relid = attach->relid;
+	rule.key = pstrdup(attach->key);
+	rule.action = parse_action(attach->action);
+	rule.consistency = parse_consistency(attach->consistency);
+	rule.template = check_template(attach, relation);
+	rule.ncolumns = attach->ncolumns;
+	rule.columns = attach->columns;
+	rule.loader = attach->loader ? pstrdup(attach->loader) : NULL;
+	rule.filter = attach->filter ? pstrdup(attach->filter) : NULL;
+	if (!mlc_rule_bind(&rule, relation, &binding, &missing))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("column \"%s\" does not exist in \"%s\"", missing,
+						RelationGetRelationName(relation))));
+
+	check_action(attach, &rule, &binding, relation);
+	check_others(attach, &rule, relation);
+	check_servers(attach);
+	return pick_capture(attach, &rule, relation);
+}

@@ -1,0 +1,39 @@
+/*-------------------------------------------------------------------------
+ *
+ * capture/decode.h
+ *	  The output plugin: decoded changes become events.
+ *
+ * Any logical consumer gets JSON lines.  The relay sets a sink before it
+ * creates its decoding context and gets the events as structures instead.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef MLC_CAPTURE_DECODE_H
+#define MLC_CAPTURE_DECODE_H
+
+#include "postgres.h"
+
+#include "model/event.h"
+#include "model/rule.h"
+#include "utils/timestamp.h"
+
+/*
+ * Where events go inside the relay.  Called under a historic snapshot: no
+ * SPI, no waiting.  What the pointers reach is good during the call only.
+ */
+typedef struct MlcSink
+{
+	void		(*begin) (struct MlcSink *sink, TransactionId xid,
+						  MlcVersion version, TimestampTz committed);
+	void		(*event) (struct MlcSink *sink, const MlcEvent *event,
+						  const MlcRule *rule);
+	void		(*commit) (struct MlcSink *sink);
+} MlcSink;
+
+/* Set by the relay around CreateDecodingContext(); NULL elsewhere. */
+extern MlcSink *mlc_decode_sink;
+
+/* The timeline that a position of WAL belongs to. */
+extern TimeLineID mlc_decode_timeline(XLogRecPtr lsn);
+
+#endif							/* MLC_CAPTURE_DECODE_H */

@@ -1,0 +1,241 @@
+/*-------------------------------------------------------------------------
+ *
+ * capture/trigger.c
+ *	  The row trigger of trigger capture: changed rows to keys.
+ *
+ * One trigger a table serves all its rules, found through the same cache that
+ * decoding uses.  It renders old and new key, evaluates the rule's filter, and
+ * adds the keys to the dirty set.  It fires ALWAYS, whatever
+ * session_replication_role says, and never speaks to Redis.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "capture/trigger.h"
+#include "capture/xact.h"
+#include "commands/trigger.h"
+#include "executor/executor.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "model/rule.h"
+#include "nodes/makefuncs.h"
+#include "optimizer/optimizer.h"
+#include "parser/parse_coerce.h"
+#include "parser/parse_collate.h"
+#include "parser/parse_expr.h"
+#include "parser/parse_node.h"
+#include "parser/parse_relation.h"
+#include "parser/parser.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+
+PG_FUNCTION_INFO_V1(mlc_capture);
+
+Node *
+mlc_trigger_parse_filter(const char *filter, Relation relation)
+{
+	StringInfoData sql;
+	List	   *parsed;
+	SelectStmt *select;
+	ResTarget  *target;
+	ParseState *pstate;
+	ParseNamespaceItem *item;
+	Node	   *expr;
+	int			nestlevel = NewGUCNestLevel();
+
+	/* names mean the same whoever writes to the table */
+	mlc_rule_pin_search_path(RelationGetRelid(relation));
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "SELECT (%s)", filter);
+	parsed = raw_parser(sql.data, RAW_PARSE_DEFAULT);
+	if (list_length(parsed) != 1 ||
+		!IsA(linitial_node(RawStmt, parsed)->stmt, SelectStmt))
+		goto not_an_expression;
+	select = (SelectStmt *) linitial_node(RawStmt, parsed)->stmt;
+	if (list_length(select->targetList) != 1 || select->fromClause ||
+		select->whereClause || select->valuesLists || select->withClause ||
+		select->sortClause || select->limitCount || select->groupClause ||
+		select->intoClause || select->op != SETOP_NONE)
+		goto not_an_expression;
+	target = linitial_node(ResTarget, select->targetList);
+
+	pstate = make_parsestate(NULL);
+	pstate->p_sourcetext = sql.data;
+	item = addRangeTableEntryForRelation(pstate, relation, AccessShareLock,
+										 NULL, false, true);
+	addNSItemToQuery(pstate, item, true, true, true);
+	expr = transformExpr(pstate, target->val, EXPR_KIND_TRIGGER_WHEN);
+	expr = coerce_to_boolean(pstate, expr, "filter");
+	assign_expr_collations(pstate, expr);
+	expr = (Node *) expression_planner((Expr *) expr);
+	AtEOXact_GUC(true, nestlevel);
+	return expr;
+
+not_an_expression:
+	ereport(ERROR,
+			(errcode(ERRCODE_SYNTAX_ERROR),
+			 errmsg("filter of a cache rule must be one expression"),
+			 errdetail("The filter is: %s", filter)));
+	return NULL;				/* keep the compiler quiet */
+}
+
+static void
+prepare_filter(MlcBinding *binding, Relation relation, MemoryContext context)
+{
+	MemoryContext old = MemoryContextSwitchTo(context);
+	Node	   *expr = mlc_trigger_parse_filter(binding->rule->filter, relation);
+
+	binding->estate = CreateExecutorState();
+	MemoryContextSwitchTo(binding->estate->es_query_cxt);
+	binding->filter = ExecPrepareExpr((Expr *) expr, binding->estate);
+	MemoryContextSwitchTo(old);
+}
+
+/* Does the row satisfy the rule's filter?  NULL means no. */
+static bool
+passes(MlcRelationRules *rules, MlcBinding *binding, Relation relation,
+	   TupleTableSlot *slot)
+{
+	ExprContext *econtext;
+	bool		result;
+
+	if (binding->rule->filter == NULL)
+		return true;
+	if (binding->filter == NULL)
+		prepare_filter(binding, relation, rules->context);
+	econtext = GetPerTupleExprContext(binding->estate);
+	econtext->ecxt_scantuple = slot;
+	result = ExecQual(binding->filter, econtext);
+	ResetExprContext(econtext);
+	return result;
+}
+
+/* Did an UPDATE change nothing that the rule looks at? */
+static bool
+is_untouched(MlcBinding *binding, TupleDesc desc, HeapTuple a, HeapTuple b)
+{
+	MlcRule    *rule = binding->rule;
+
+	if (rule->ncolumns == 0 || rule->filter || rule->loader ||
+		binding->payload_desc == NULL)
+		return false;
+	for (int i = 0; i < binding->npayload + rule->template->ncolumns; i++)
+	{
+		AttrNumber	attnum = i < binding->npayload ?
+			binding->payload_attnums[i] :
+			binding->attnums[i - binding->npayload];
+		Form_pg_attribute att = TupleDescAttr(desc, attnum - 1);
+		bool		anull,
+					bnull;
+		Datum		avalue = heap_getattr(a, attnum, desc, &anull);
+		Datum		bvalue = heap_getattr(b, attnum, desc, &bnull);
+
+		if (anull != bnull ||
+			(!anull && !datum_image_eq(avalue, bvalue, att->attbyval,
+									   att->attlen)))
+			return false;
+	}
+	return true;
+}
+
+static void
+add(MlcBinding *binding, MlcOp op, HeapTuple tuple, TupleDesc desc,
+	StringInfo key)
+{
+	resetStringInfo(key);
+	switch (mlc_rule_render(binding, tuple, desc, key))
+	{
+		case MLC_RENDER_OK:
+			mlc_xact_add(binding->rule, op, key->data, key->len);
+			break;
+		case MLC_RENDER_NULL:
+			if (binding->rule->stat)
+				pg_atomic_fetch_add_u64(&binding->rule->stat->null_keys, 1);
+			break;
+		case MLC_RENDER_TOO_LONG:
+			break;
+	}
+}
+
+static void
+capture(MlcRelationRules *rules, MlcBinding *binding, TriggerData *trigdata,
+		StringInfo key)
+{
+	MlcRule    *rule = binding->rule;
+	Relation	relation = trigdata->tg_relation;
+	TupleDesc	desc = RelationGetDescr(relation);
+	bool		is_update = TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event);
+	bool		has_old = is_update || TRIGGER_FIRED_BY_DELETE(trigdata->tg_event);
+	HeapTuple	oldtuple = has_old ? trigdata->tg_trigtuple : NULL;
+	HeapTuple	newtuple = is_update ? trigdata->tg_newtuple :
+		has_old ? NULL : trigdata->tg_trigtuple;
+	TupleTableSlot *newslot = is_update ? trigdata->tg_newslot :
+		trigdata->tg_trigslot;
+
+	mlc_xact_touch(rule);
+	if (binding->broken)
+	{
+		mlc_xact_add_all(rule);
+		return;
+	}
+	if (is_update && is_untouched(binding, desc, oldtuple, newtuple))
+		return;
+
+	/*
+	 * The old key first: where both are the same, the event of the new row is
+	 * the last and stands.  A row that passes the filter neither before nor
+	 * after concerns nobody.
+	 */
+	if (oldtuple && passes(rules, binding, relation, trigdata->tg_trigslot))
+		add(binding, mlc_rule_leave_op(rule), oldtuple, desc, key);
+	if (newtuple && passes(rules, binding, relation, newslot))
+		add(binding, rule->action, newtuple, desc, key);
+}
+
+/*
+ * mlcache.capture(): AFTER INSERT OR UPDATE OR DELETE FOR EACH ROW.
+ * ERROR 39P01 when called otherwise.
+ */
+Datum
+mlc_capture(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigdata = (TriggerData *) fcinfo->context;
+	MlcRelationRules *rules;
+	StringInfoData key;
+	int			nestlevel = -1;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		!TRIGGER_FIRED_AFTER(trigdata->tg_event) ||
+		!TRIGGER_FIRED_FOR_ROW(trigdata->tg_event))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("mlcache.capture() must be called as an AFTER ROW trigger"),
+				 errhint("Let mlcache.attach() create the trigger.")));
+
+	rules = mlc_rule_lookup(trigdata->tg_relation);
+	if (rules == NULL)
+		return PointerGetDatum(NULL);
+
+	mlc_rule_busy++;
+	initStringInfo(&key);
+	for (int i = 0; i < rules->nbindings; i++)
+	{
+		MlcBinding *binding = &rules->bindings[i];
+
+		if (binding->rule->capture != MLC_CAPTURE_TRIGGER)
+			continue;
+		if (binding->pin_format && nestlevel < 0)
+			nestlevel = mlc_rule_pin_format();
+		capture(rules, binding, trigdata, &key);
+	}
+	if (nestlevel >= 0)
+		mlc_rule_unpin_format(nestlevel);
+	mlc_rule_busy--;
+
+	return PointerGetDatum(NULL);
+}

@@ -1,0 +1,490 @@
+/*-------------------------------------------------------------------------
+ *
+ * capture/xact.c
+ *	  The dirty set of a transaction: keys that triggers collected.
+ *
+ * The set is an append-only list of events with a hash to find a key's last
+ * one.  A savepoint remembers the list's length; rolling it back cuts the list
+ * there.  Within a savepoint's part of the list a key's event is replaced in
+ * place, so the list grows with the number of keys and not of changes.
+ *
+ * At PRE_COMMIT and PRE_PREPARE the last event of every key goes into WAL as
+ * transactional logical messages: durable exactly when the transaction is,
+ * met by the relay in commit order.  At COMMIT the relay is woken through its
+ * latch; nothing there may fail, wait or allocate.
+ *
+ * All of it lives in TopTransactionContext.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "base/fault.h"
+#include "base/guc.h"
+#include "capture/xact.h"
+#include "common/hashfn.h"
+#include "miscadmin.h"
+#include "replication/message.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+
+/* A message is cut where it grows past this. */
+#define MESSAGE_SIZE (256 * 1024)
+
+typedef struct DirtyRule
+{
+	int32		id;
+	int64		secret;
+	bool		all;			/* the whole rule goes */
+	int			all_level;		/* nest level that said so */
+} DirtyRule;
+
+typedef struct DirtyKey
+{
+	int			rule;			/* index into rules */
+	MlcOp		op;
+	uint32		keylen;
+	int			previous;		/* this key's event before; -1: none */
+	char	   *key;
+} DirtyKey;
+
+/* Hash from (rule, key) to the last event; the key is the event's index. */
+typedef struct KeyEntry
+{
+	uint32		hash;			/* of rule and key */
+	int			index;			/* of the last event with this hash */
+	char		status;
+} KeyEntry;
+
+#define SH_PREFIX keytable
+#define SH_ELEMENT_TYPE KeyEntry
+#define SH_KEY_TYPE uint32
+#define SH_KEY hash
+#define SH_HASH_KEY(tb, key) (key)
+#define SH_EQUAL(tb, a, b) ((a) == (b))
+#define SH_SCOPE static inline
+#define SH_DEFINE
+#define SH_DECLARE
+#include "lib/simplehash.h"
+
+typedef struct Savepoint
+{
+	int			level;
+	int			nkeys;			/* length of the list when it began */
+} Savepoint;
+
+typedef struct DirtySet
+{
+	MemoryContext context;
+	bool		written;		/* the message is in WAL */
+	int			nrules;
+	int			rules_size;
+	DirtyRule  *rules;
+	int			nkeys;
+	int			keys_size;
+	DirtyKey   *keys;
+	Size		bytes;
+	keytable_hash *table;
+	int			nsavepoints;
+	int			savepoints_size;
+	Savepoint  *savepoints;
+} DirtySet;
+
+static DirtySet *dirty = NULL;
+static bool wake_wanted = false;
+static XLogRecPtr last_commit = InvalidXLogRecPtr;
+
+static DirtySet *
+dirty_set(void)
+{
+	MemoryContext context;
+
+	if (dirty)
+		return dirty;
+	context = AllocSetContextCreate(TopTransactionContext, "mlcache dirty set",
+									ALLOCSET_DEFAULT_SIZES);
+	dirty = MemoryContextAllocZero(context, sizeof(DirtySet));
+	dirty->context = context;
+	return dirty;
+}
+
+/* Makes room for one more element in an array of the dirty set. */
+static void *
+grow(DirtySet *set, void *array, int n, int *size, Size element)
+{
+	if (n < *size)
+		return array;
+	*size = Max(8, *size * 2);
+	if (array == NULL)
+		return MemoryContextAlloc(set->context, *size * element);
+	return repalloc_huge(array, *size * element);
+}
+
+static void
+check_not_written(DirtySet *set)
+{
+	if (set->written)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
+				 errmsg("cannot change a cached table while the transaction commits"),
+				 errdetail("The keys of this transaction have been written to WAL already."),
+				 errhint("Make the trigger fire before the transaction commits.")));
+}
+
+static int
+touch(DirtySet *set, const MlcRule *rule)
+{
+	DirtyRule  *entry;
+
+	for (int i = 0; i < set->nrules; i++)
+		if (set->rules[i].id == rule->id)
+			return i;
+
+	set->rules = grow(set, set->rules, set->nrules, &set->rules_size,
+					  sizeof(DirtyRule));
+	entry = &set->rules[set->nrules];
+	entry->id = rule->id;
+	entry->secret = rule->secret;
+	entry->all = false;
+	entry->all_level = 0;
+	return set->nrules++;
+}
+
+void
+mlc_xact_touch(const MlcRule *rule)
+{
+	DirtySet   *set = dirty_set();
+
+	check_not_written(set);
+	(void) touch(set, rule);
+}
+
+/* Remembers the list's length at the start of the current savepoint. */
+static void
+mark_savepoint(DirtySet *set)
+{
+	int			level = GetCurrentTransactionNestLevel();
+
+	if (level <= 1 ||
+		(set->nsavepoints > 0 &&
+		 set->savepoints[set->nsavepoints - 1].level >= level))
+		return;
+	set->savepoints = grow(set, set->savepoints, set->nsavepoints,
+						   &set->savepoints_size, sizeof(Savepoint));
+	set->savepoints[set->nsavepoints].level = level;
+	set->savepoints[set->nsavepoints].nkeys = set->nkeys;
+	set->nsavepoints++;
+}
+
+void
+mlc_xact_add_all(const MlcRule *rule)
+{
+	DirtySet   *set = dirty_set();
+	DirtyRule  *entry;
+
+	check_not_written(set);
+	entry = &set->rules[touch(set, rule)];
+	if (!entry->all)
+	{
+		entry->all = true;
+		entry->all_level = GetCurrentTransactionNestLevel();
+	}
+}
+
+static uint32
+hash_key(int32 rule, const char *key, uint32 keylen)
+{
+	return hash_combine(hash_bytes((const unsigned char *) key, keylen),
+						murmurhash32(rule));
+}
+
+void
+mlc_xact_add(const MlcRule *rule, MlcOp op, const char *key, uint32 keylen)
+{
+	DirtySet   *set = dirty_set();
+	int			ruleno;
+	int			segment = 0;
+	KeyEntry   *entry;
+	DirtyKey   *event;
+	bool		found;
+	int			i;
+
+	check_not_written(set);
+	ruleno = touch(set, rule);
+	if (set->rules[ruleno].all)
+		return;
+	if (set->bytes + keylen > (Size) mlc_capture_work_mem * 1024)
+	{
+		mlc_xact_add_all(rule);
+		return;
+	}
+
+	mark_savepoint(set);
+	if (set->nsavepoints > 0)
+		segment = set->savepoints[set->nsavepoints - 1].nkeys;
+	if (set->table == NULL)
+		set->table = keytable_create(set->context, 64, NULL);
+
+	entry = keytable_insert(set->table, hash_key(rule->id, key, keylen), &found);
+	if (!found)
+		entry->index = -1;
+
+	/* replace this key's event if it belongs to the same savepoint */
+	for (i = entry->index; i >= segment; i = set->keys[i].previous)
+	{
+		event = &set->keys[i];
+		if (event->rule == ruleno && event->keylen == keylen &&
+			memcmp(event->key, key, keylen) == 0)
+		{
+			event->op = op;
+			return;
+		}
+	}
+
+	set->keys = grow(set, set->keys, set->nkeys, &set->keys_size,
+					 sizeof(DirtyKey));
+	event = &set->keys[set->nkeys];
+	event->rule = ruleno;
+	event->op = op;
+	event->keylen = keylen;
+	event->previous = entry->index;
+	event->key = MemoryContextAlloc(set->context, keylen + 1);
+	memcpy(event->key, key, keylen);
+	event->key[keylen] = '\0';
+	entry->index = set->nkeys++;
+	set->bytes += keylen + sizeof(DirtyKey) + sizeof(KeyEntry);
+}
+
+bool
+mlc_xact_is_dirty(const char *key, uint32 keylen)
+{
+	if (dirty == NULL)
+		return false;
+	for (int i = 0; i < dirty->nkeys; i++)
+		if (dirty->keys[i].keylen == keylen &&
+			memcmp(dirty->keys[i].key, key, keylen) == 0)
+			return true;
+	return false;
+}
+
+/* Is there a later event for the key of event i? */
+static bool
+is_superseded(DirtySet *set, int i)
+{
+	DirtyKey   *event = &set->keys[i];
+	KeyEntry   *entry;
+
+	entry = keytable_lookup(set->table,
+							hash_key(set->rules[event->rule].id, event->key,
+									 event->keylen));
+	for (int j = entry->index; j > i; j = set->keys[j].previous)
+	{
+		DirtyKey   *later = &set->keys[j];
+
+		if (later->rule == event->rule && later->keylen == event->keylen &&
+			memcmp(later->key, event->key, event->keylen) == 0)
+			return true;
+	}
+	return false;
+}
+
+static void
+flush_message(StringInfo message)
+{
+	(void) LogLogicalMessage(MLC_MESSAGE_PREFIX, message->data, message->len,
+							 true);
+	resetStringInfo(message);
+	mlc_event_message_begin(message);
+}
+
+/* Writes one section, or several where a message would grow too long. */
+static void
+write_rule(DirtySet *set, int ruleno, StringInfo message)
+{
+	DirtyRule  *rule = &set->rules[ruleno];
+	StringInfoData keys;
+	MlcMessageSection section;
+	int			i = 0;
+
+	section.rule = rule->id;
+	section.secret = rule->secret;
+	section.flags = rule->all ? MLC_MESSAGE_ALL : 0;
+	initStringInfo(&keys);
+	do
+	{
+		section.nkeys = 0;
+		resetStringInfo(&keys);
+		for (; i < set->nkeys && !rule->all && keys.len < MESSAGE_SIZE; i++)
+		{
+			DirtyKey   *event = &set->keys[i];
+
+			if (event->rule != ruleno || is_superseded(set, i))
+				continue;
+			mlc_event_message_key(&keys, event->op, event->key, event->keylen);
+			section.nkeys++;
+		}
+		mlc_event_message_section(message, &section);
+		appendBinaryStringInfo(message, keys.data, keys.len);
+		if (message->len > MESSAGE_SIZE)
+			flush_message(message);
+	} while (i < set->nkeys && !rule->all);
+	pfree(keys.data);
+}
+
+static void
+write_messages(void)
+{
+	StringInfoData message;
+	int			empty;
+
+	if (dirty == NULL || dirty->written || dirty->nrules == 0)
+		return;
+	MLC_FAULT("capture-before-message");
+	initStringInfo(&message);
+	mlc_event_message_begin(&message);
+	empty = message.len;
+	for (int i = 0; i < dirty->nrules; i++)
+		write_rule(dirty, i, &message);
+	if (message.len > empty)
+		flush_message(&message);
+	pfree(message.data);
+	dirty->written = true;
+}
+
+/*
+ * Tells the relay how far WAL has to be read, and wakes it.  A transaction
+ * without an xid of its own may have written a commit, too: COMMIT PREPARED.
+ */
+static void
+notice_commit(void)
+{
+	MlcRelayShared *relay;
+	uint64		want;
+
+	if (XactLastCommitEnd == last_commit)
+		return;
+	last_commit = XactLastCommitEnd;
+	relay = mlc_segment_my_relay();
+	if (relay == NULL)
+		return;
+	want = pg_atomic_read_u64(&relay->want_lsn);
+	while (want < last_commit &&
+		   !pg_atomic_compare_exchange_u64(&relay->want_lsn, &want, last_commit))
+		;
+	mlc_segment_wake(relay);
+}
+
+static void
+xact_callback(XactEvent event, void *arg)
+{
+	switch (event)
+	{
+		case XACT_EVENT_PRE_PREPARE:
+			if (wake_wanted)
+				ereport(ERROR,
+						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						 errmsg("cannot PREPARE a transaction that has attached or detached cache rules")));
+			/* FALLTHROUGH */
+		case XACT_EVENT_PRE_COMMIT:
+			write_messages();
+			break;
+
+		case XACT_EVENT_COMMIT:
+			if (wake_wanted)
+				mlc_segment_want_relay();
+			notice_commit();
+			/* FALLTHROUGH */
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PREPARE:
+			dirty = NULL;
+			wake_wanted = false;
+			mlc_rule_busy = 0;
+			break;
+
+		default:
+			break;
+	}
+}
+
+/* Cuts the list where the savepoint began. */
+static void
+abort_savepoint(DirtySet *set, int level)
+{
+	int			keep = set->nkeys;
+
+	while (set->nsavepoints > 0 &&
+		   set->savepoints[set->nsavepoints - 1].level >= level)
+		keep = set->savepoints[--set->nsavepoints].nkeys;
+
+	while (set->nkeys > keep)
+	{
+		DirtyKey   *event = &set->keys[--set->nkeys];
+		KeyEntry   *entry;
+
+		entry = keytable_lookup(set->table,
+								hash_key(set->rules[event->rule].id,
+										 event->key, event->keylen));
+		entry->index = event->previous;
+		set->bytes -= event->keylen + sizeof(DirtyKey) + sizeof(KeyEntry);
+		pfree(event->key);
+	}
+
+	/* rules stay touched: an empty section does no harm */
+	for (int i = 0; i < set->nrules; i++)
+		if (set->rules[i].all && set->rules[i].all_level >= level)
+			set->rules[i].all = false;
+}
+
+/* The savepoint's part of the list becomes its parent's. */
+static void
+commit_savepoint(DirtySet *set, int level)
+{
+	if (set->nsavepoints > 0 &&
+		set->savepoints[set->nsavepoints - 1].level == level)
+	{
+		if (level == 2 ||
+			(set->nsavepoints > 1 &&
+			 set->savepoints[set->nsavepoints - 2].level == level - 1))
+			set->nsavepoints--;
+		else
+			set->savepoints[set->nsavepoints - 1].level = level - 1;
+	}
+	for (int i = 0; i < set->nrules; i++)
+	{
+		if (set->rules[i].all_level == level)
+			set->rules[i].all_level = level - 1;
+	}
+}
+
+static void
+subxact_callback(SubXactEvent event, SubTransactionId mySubid,
+				 SubTransactionId parentSubid, void *arg)
+{
+	if (dirty == NULL)
+		return;
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		abort_savepoint(dirty, GetCurrentTransactionNestLevel());
+	else if (event == SUBXACT_EVENT_COMMIT_SUB)
+		commit_savepoint(dirty, GetCurrentTransactionNestLevel());
+}
+
+XLogRecPtr
+mlc_xact_last_commit(void)
+{
+	return XactLastCommitEnd;
+}
+
+void
+mlc_xact_wake_at_commit(void)
+{
+	wake_wanted = true;
+}
+
+void
+mlc_xact_init(void)
+{
+	RegisterXactCallback(xact_callback, NULL);
+	RegisterSubXactCallback(subxact_callback, NULL);
+}

@@ -1,0 +1,46 @@
+/*-------------------------------------------------------------------------
+ *
+ * capture/xact.h
+ *	  The dirty set of a transaction, and what happens with it at the end.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef MLC_CAPTURE_XACT_H
+#define MLC_CAPTURE_XACT_H
+
+#include "postgres.h"
+
+#include "model/event.h"
+#include "model/rule.h"
+
+/* Registers the transaction and savepoint callbacks.  From _PG_init only. */
+extern void mlc_xact_init(void);
+
+/*
+ * Notes that this transaction changed the rule's table, so that its message
+ * speaks for the rule even without a key.  ERROR 25000 when the message has
+ * been written already (a trigger that fires while the transaction commits).
+ */
+extern void mlc_xact_touch(const MlcRule *rule);
+
+/*
+ * Adds a key.  A later event for the same key replaces an earlier one, unless
+ * a savepoint between them is rolled back.  Past mlcache.capture_work_mem the
+ * rule is purged as a whole instead.
+ */
+extern void mlc_xact_add(const MlcRule *rule, MlcOp op,
+						 const char *key, uint32 keylen);
+
+/* Purges the rule as a whole when the transaction commits. */
+extern void mlc_xact_add_all(const MlcRule *rule);
+
+/* Is the key in the dirty set?  For reads of one's own writes. */
+extern bool mlc_xact_is_dirty(const char *key, uint32 keylen);
+
+/* The end of this session's last commit record; InvalidXLogRecPtr: none. */
+extern XLogRecPtr mlc_xact_last_commit(void);
+
+/* Asks for the relay to be started or woken once this transaction commits. */
+extern void mlc_xact_wake_at_commit(void);
+
+#endif							/* MLC_CAPTURE_XACT_H */

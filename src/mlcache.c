@@ -1,0 +1,36 @@
+/*-------------------------------------------------------------------------
+ *
+ * mlcache.c
+ *	  Where the library begins: settings, shared memory, hooks, workers.
+ *
+ * Without preloading the library still loads, so that CREATE EXTENSION and
+ * check_setup() can tell what is missing; everything else then says so.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "base/compat.h"
+#include "base/guc.h"
+#include "capture/attach.h"
+#include "capture/xact.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "relay/launcher.h"
+#include "shm/segment.h"
+
+PG_MODULE_MAGIC;
+
+void		_PG_init(void);
+
+void
+_PG_init(void)
+{
+	mlc_guc_define();
+	if (!process_shared_preload_libraries_in_progress)
+		return;
+	mlc_segment_init();
+	mlc_xact_init();
+	mlc_attach_init();
+	mlc_launcher_register();
+}

@@ -1,0 +1,186 @@
+/*-------------------------------------------------------------------------
+ *
+ * model/rule.h
+ *	  Rules: what attach stored, and the cache that finds them by relation.
+ *
+ * Rules live in mlcache.rule, a user catalog table, so that the same lookup
+ * works with the snapshot of a session and with the historic snapshot of
+ * logical decoding: a change is always seen with the rules of its own time.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef MLC_MODEL_RULE_H
+#define MLC_MODEL_RULE_H
+
+#include "postgres.h"
+
+#include "access/htup.h"
+#include "access/tupdesc.h"
+#include "fmgr.h"
+#include "model/event.h"
+#include "model/key.h"
+#include "nodes/pg_list.h"
+#include "shm/segment.h"
+#include "utils/relcache.h"
+
+/* Attribute numbers of mlcache.rule. */
+#define MLC_RULE_ID 1
+#define MLC_RULE_RELATION 2
+#define MLC_RULE_KEY 3
+#define MLC_RULE_ACTION 4
+#define MLC_RULE_CONSISTENCY 5
+#define MLC_RULE_CAPTURE 6
+#define MLC_RULE_TTL 7			/* ms */
+#define MLC_RULE_NEGATIVE_TTL 8 /* ms */
+#define MLC_RULE_COLUMNS 9
+#define MLC_RULE_LOADER 10
+#define MLC_RULE_FILTER 11
+#define MLC_RULE_ON_UNREACHABLE 12
+#define MLC_RULE_SERVERS 13
+#define MLC_RULE_SECRET 14
+#define MLC_RULE_NATTS 14
+
+typedef enum MlcConsistency
+{
+	MLC_STRONG = 's',
+	MLC_EVENTUAL = 'e',
+	MLC_WEAK = 'w'
+} MlcConsistency;
+
+typedef enum MlcCapture
+{
+	MLC_CAPTURE_WAL = 'w',
+	MLC_CAPTURE_TRIGGER = 't'
+} MlcCapture;
+
+typedef struct MlcRule
+{
+	int32		id;
+	Oid			relid;			/* the relation named in attach */
+	char	   *key;			/* the template's text */
+	MlcTemplate *template;
+	MlcOp		action;
+	MlcConsistency consistency;
+	MlcCapture	capture;
+	int64		ttl;			/* ms; 0: none */
+	int64		negative_ttl;	/* ms; 0: none */
+	int			ncolumns;		/* payload columns; 0: all */
+	char	  **columns;
+	char	   *loader;			/* a query, or NULL: the row */
+	char	   *filter;			/* an expression, or NULL */
+	int			nservers;		/* 0: all */
+	char	  **servers;
+	int64		secret;
+	MlcRuleStat *stat;			/* may be NULL */
+} MlcRule;
+
+/* How one column of a key is turned into text. */
+typedef enum MlcRenderer
+{
+	MLC_TEXT_OUTPUT,			/* the type's output function */
+	MLC_TEXT_INT2,
+	MLC_TEXT_INT4,
+	MLC_TEXT_INT8,
+	MLC_TEXT_VARLENA			/* text, varchar */
+} MlcRenderer;
+
+/* A rule as it applies to one relation (itself, or one of its partitions). */
+typedef struct MlcBinding
+{
+	MlcRule    *rule;
+	AttrNumber	attnums[MLC_KEY_MAX_COLUMNS];
+	MlcRenderer renderers[MLC_KEY_MAX_COLUMNS];
+	FmgrInfo	output[MLC_KEY_MAX_COLUMNS];
+	bool		pin_format;		/* text depends on DateStyle and the like */
+	bool		identity;		/* the replica identity covers the key */
+	bool		broken;			/* a column is gone: purge on every change */
+
+	/* payload: NULL tupdesc means the row as it is */
+	TupleDesc	payload_desc;
+	int			npayload;
+	AttrNumber *payload_attnums;
+	struct ExprState *filter;	/* prepared by capture/trigger */
+	struct EState *estate;
+} MlcBinding;
+
+typedef struct MlcRelationRules
+{
+	Oid			relid;			/* hash key */
+	bool		valid;
+	MemoryContext context;		/* NULL while there are no rules */
+	int			nbindings;
+	MlcBinding *bindings;
+} MlcRelationRules;
+
+/*
+ * Raised by whoever runs expressions while it holds a binding, lowered after,
+ * and set to 0 at the end of a transaction: keeps invalidated bindings alive.
+ */
+extern int	mlc_rule_busy;
+
+/*
+ * The rules that a change of this relation concerns, NULL if there are none.
+ * Works under a historic snapshot.  Owned by the cache; good until the next
+ * call for the same relation after an invalidation.
+ */
+extern MlcRelationRules *mlc_rule_lookup(Relation relation);
+
+/* A rule by its id, NULL if it is not there (any more). */
+extern MlcRule *mlc_rule_by_id(int32 id);
+
+/* The Oid of mlcache.rule, InvalidOid where the extension is missing. */
+extern Oid	mlc_rule_relid(void);
+
+/* Builds a rule from a row of mlcache.rule, in the current context. */
+extern MlcRule *mlc_rule_from_tuple(HeapTuple tuple, TupleDesc desc);
+
+/* All rules, in the current context; the caller is in a transaction. */
+extern List *mlc_rule_all(void);
+
+/*
+ * Binds a rule to a relation, in the current context.  False if a column of
+ * the key or of the payload is not there; *missing then names it.
+ */
+extern bool mlc_rule_bind(MlcRule *rule, Relation relation,
+						  MlcBinding *binding, const char **missing);
+
+/*
+ * Appends the key of a tuple.  NULL columns: MLC_RENDER_NULL.  Allocates in
+ * the current context only for types that need their output function.
+ */
+extern MlcRender mlc_rule_render(MlcBinding *binding, HeapTuple tuple,
+								 TupleDesc desc, StringInfo out);
+
+/* Pins DateStyle and the like to the values keys are rendered with. */
+extern int	mlc_rule_pin_format(void);
+extern void mlc_rule_unpin_format(int nestlevel);
+
+/* The same for a worker's whole life; outside a transaction. */
+extern void mlc_rule_pin_format_for_process(void);
+
+/*
+ * Within a GUC nest level: expressions and loaders of a rule see pg_catalog,
+ * then the schema of the rule's table, whoever runs them.
+ */
+extern void mlc_rule_pin_search_path(Oid relid);
+
+/* Does the relation's replica identity hold every column of the key? */
+extern bool mlc_rule_identity_covers(Relation relation,
+									 const AttrNumber *attnums, int n);
+
+/*
+ * What happens to a key that a row left: a derived document is made again,
+ * everything else goes.
+ */
+static inline MlcOp
+mlc_rule_leave_op(const MlcRule *rule)
+{
+	return rule->action == MLC_OP_REFRESH ? MLC_OP_REFRESH : MLC_OP_INVALIDATE;
+}
+
+/* One letter of the catalog to a word and back; -1 for an unknown word. */
+extern const char *mlc_rule_consistency_name(MlcConsistency consistency);
+extern int	mlc_rule_consistency_parse(const char *name);
+extern int	mlc_rule_action_parse(const char *name);
+
+#endif							/* MLC_MODEL_RULE_H */

@@ -1,0 +1,37 @@
+/*-------------------------------------------------------------------------
+ *
+ * read/load.h
+ *	  Loaders: from a key to the payload that a cache holds for it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef MLC_READ_LOAD_H
+#define MLC_READ_LOAD_H
+
+#include "postgres.h"
+
+#include "model/rule.h"
+
+typedef enum MlcLoad
+{
+	MLC_LOAD_FOUND,
+	MLC_LOAD_ABSENT,			/* no row, or a NULL document */
+	MLC_LOAD_FOREIGN			/* no key of this rule, or not letter by letter */
+} MlcLoad;
+
+/*
+ * Loads the payload of a key with the active snapshot, as the owner of the
+ * rule's table, search_path and formats pinned.  *payload is allocated in the
+ * current context.  In a transaction; raises what the loader raises, and
+ * 21000 when it returns more than one row.
+ */
+extern MlcLoad mlc_load_key(MlcRule *rule, const char *key, uint32 keylen,
+							char **payload, uint32 *payloadlen);
+
+/* The query of a rule's loader, in the current context. */
+extern char *mlc_load_query(MlcRule *rule);
+
+/* Prepares the loader once, to see whether it is any good; raises if not. */
+extern void mlc_load_check(MlcRule *rule);
+
+#endif							/* MLC_READ_LOAD_H */

@@ -1,0 +1,112 @@
+/*-------------------------------------------------------------------------
+ *
+ * relay/batch.h
+ *	  Decoded events on their way to the targets: coalesced by key, bounded
+ *	  in memory, spilled to disk where one transaction is larger than that.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef MLC_RELAY_BATCH_H
+#define MLC_RELAY_BATCH_H
+
+#include "postgres.h"
+
+#include "model/rule.h"
+#include "nodes/pg_list.h"
+
+#define MLC_BATCH_EVENTS 4096	/* a batch is full at so many keys */
+#define MLC_BATCH_BYTES (2 * 1024 * 1024)	/* or at so many bytes */
+
+/* What sending needs to know of a rule; lives as long as the relay. */
+typedef struct MlcRelayRule
+{
+	int32		id;				/* hash key */
+	MlcTemplate *template;
+	char	   *glob;			/* of its keys */
+	char	   *guard_glob;		/* of their guards */
+	int64		ttl;			/* ms; 0: none */
+	MlcConsistency consistency;
+	bool		refresh;
+	int			nservers;		/* 0: all */
+	char	  **servers;
+	uint32		mask;			/* of targets; see mask_generation */
+	uint32		mask_generation;
+} MlcRelayRule;
+
+typedef struct MlcBatchEvent
+{
+	MlcOp		op;
+	bool		dead;			/* overtaken by a purge of its rule */
+	MlcRelayRule *rule;
+	char	   *key;
+	uint32		keylen;
+	uint32		payloadlen;
+	char	   *payload;
+	MlcVersion	version;
+	int			next;			/* same hash; -1: none */
+} MlcBatchEvent;
+
+typedef struct MlcBatchPurge
+{
+	MlcRelayRule *rule;
+	MlcVersion	version;
+} MlcBatchPurge;
+
+typedef struct MlcBatch
+{
+	MemoryContext context;		/* reset with the batch */
+	int			nevents;
+	int			size;
+	MlcBatchEvent *events;
+	Size		bytes;
+	void	   *table;			/* key -> event */
+	List	   *purges;			/* of MlcBatchPurge; they come first */
+	int			nxids;
+	int			xids_size;
+	TransactionId *xids;		/* commits to be seen before it is sent */
+	MlcVersion	applying;		/* the highest version in it */
+	TimestampTz committed;		/* commit time of the last transaction */
+	int			transactions;
+} MlcBatch;
+
+extern MlcBatch *mlc_batch_create(MemoryContext parent, const char *name);
+extern void mlc_batch_reset(MlcBatch *batch);
+
+/* Adds an event, or replaces the one of the same key.  Copies. */
+extern void mlc_batch_add(MlcBatch *batch, MlcRelayRule *rule, MlcOp op,
+						  const char *key, uint32 keylen,
+						  const char *payload, uint32 payloadlen,
+						  MlcVersion version);
+
+/* Purges a rule: what the batch holds of it is dead. */
+extern void mlc_batch_purge(MlcBatch *batch, MlcRelayRule *rule,
+							MlcVersion version);
+extern void mlc_batch_add_xid(MlcBatch *batch, TransactionId xid);
+extern bool mlc_batch_is_empty(MlcBatch *batch);
+extern bool mlc_batch_is_full(MlcBatch *batch);
+
+/* Appends what from holds to batch, then resets from. */
+extern void mlc_batch_merge(MlcBatch *batch, MlcBatch *from);
+
+/*
+ * A spool takes the events of one transaction that is larger than
+ * mlcache.relay_work_mem: it sorts them by key on disk, so that each key comes
+ * out once, with its last event.
+ */
+typedef struct MlcSpool MlcSpool;
+
+extern MlcSpool *mlc_spool_begin(MemoryContext parent);
+extern void mlc_spool_put(MlcSpool *spool, MlcRelayRule *rule, MlcOp op,
+						  const char *key, uint32 keylen,
+						  const char *payload, uint32 payloadlen);
+extern void mlc_spool_purge(MlcSpool *spool, MlcRelayRule *rule);
+
+/* Between put and fill, once. */
+extern void mlc_spool_sort(MlcSpool *spool);
+
+/* Moves events into the batch until it is full; false at the end. */
+extern bool mlc_spool_fill(MlcSpool *spool, MlcBatch *batch,
+						   MlcVersion version);
+extern void mlc_spool_end(MlcSpool *spool);
+
+#endif							/* MLC_RELAY_BATCH_H */

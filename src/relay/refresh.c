@@ -1,0 +1,272 @@
+/*-------------------------------------------------------------------------
+ *
+ * relay/refresh.c
+ *	  Reloads derived documents after the relay has invalidated them.
+ *
+ * The invalidation is what correctness rests on, and it is ordered and
+ * acknowledged; a reload only warms.  So it may be dropped: when its target is
+ * away, when another reader holds the lease, when the loader fails (a warning
+ * a rule and minute), and when more wait than the queue holds.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "base/wal.h"
+#include "capture/decode.h"
+#include "common/hashfn.h"
+#include "miscadmin.h"
+#include "read/load.h"
+#include "redis/command.h"
+#include "relay/refresh.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+
+#define QUEUE_MAX 65536
+#define KEYS_A_TURN 64
+#define LEASE_MS "5000"
+#define WARN_PAUSE 60000		/* ms */
+
+typedef struct Wish
+{
+	uint32		hash;			/* hash key: one wish a key */
+	int32		rule;
+	uint32		mask;
+	uint32		keylen;
+	char	   *key;
+} Wish;
+
+static MemoryContext context = NULL;
+static HTAB *wishes = NULL;
+
+void
+mlc_refresh_queue(MlcBatch *batch)
+{
+	for (int i = 0; i < batch->nevents; i++)
+	{
+		MlcBatchEvent *event = &batch->events[i];
+		uint32		hash;
+		Wish	   *wish;
+		bool		found;
+
+		if (event->dead || event->op != MLC_OP_REFRESH)
+			continue;
+		if (wishes == NULL)
+		{
+			HASHCTL		ctl;
+
+			context = AllocSetContextCreate(TopMemoryContext, "mlcache refresh",
+											ALLOCSET_DEFAULT_SIZES);
+			memset(&ctl, 0, sizeof(ctl));
+			ctl.keysize = sizeof(uint32);
+			ctl.entrysize = sizeof(Wish);
+			ctl.hcxt = context;
+			wishes = hash_create("mlcache refresh", 256, &ctl,
+								 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+		}
+		if (hash_get_num_entries(wishes) >= QUEUE_MAX)
+			return;
+		hash = hash_bytes((const unsigned char *) event->key, event->keylen);
+		wish = hash_search(wishes, &hash, HASH_ENTER, &found);
+		if (found)
+		{
+			/* the same key mostly; another one is left to its readers */
+			wish->mask |= event->rule->mask;
+			continue;
+		}
+		wish->rule = event->rule->id;
+		wish->mask = event->rule->mask;
+		wish->keylen = event->keylen;
+		wish->key = MemoryContextAlloc(context, event->keylen + 1);
+		memcpy(wish->key, event->key, event->keylen + 1);
+	}
+}
+
+int
+mlc_refresh_pending(void)
+{
+	return wishes ? (int) hash_get_num_entries(wishes) : 0;
+}
+
+/* Takes a lease for the relay; false: somebody else loads, or may not. */
+static bool
+take_lease(MlcTarget *target, Wish *wish, const char *token, char **applied)
+{
+	MlcCommand	cmd;
+	MlcReply   *reply;
+
+	mlc_command_init(&cmd);
+	mlc_command_add_cstr(&cmd, "FCALL");
+	mlc_command_add_cstr(&cmd, "mlc_get");
+	mlc_command_add_cstr(&cmd, "1");
+	mlc_command_add(&cmd, wish->key, wish->keylen);
+	mlc_command_add_cstr(&cmd, token);
+	mlc_command_add_cstr(&cmd, LEASE_MS);
+	mlc_command_add_cstr(&cmd, target->ns);
+	reply = mlc_command_call(&cmd, target->conn);
+	if (reply == NULL)
+	{
+		mlc_target_fail(target, mlc_conn_error(target->conn));
+		return false;
+	}
+	if (reply->type != MLC_REPLY_ARRAY || reply->nelements < 2 ||
+		reply->elements[0]->type != MLC_REPLY_STRING ||
+		strcmp(reply->elements[0]->str, "lease") != 0)
+		return false;
+	*applied = reply->elements[1]->str;
+	return true;
+}
+
+static void
+fill(MlcTarget *target, Wish *wish, const char *token, MlcRule *rule,
+	 MlcLoad found, const char *payload, uint32 payloadlen,
+	 const char *lo, const char *hi)
+{
+	MlcCommand	cmd;
+	MlcReply   *reply;
+	bool		absent = found == MLC_LOAD_ABSENT;
+
+	mlc_command_init(&cmd);
+	mlc_command_add_cstr(&cmd, "FCALL");
+	mlc_command_add_cstr(&cmd, "mlc_fill");
+	mlc_command_add_cstr(&cmd, "1");
+	mlc_command_add(&cmd, wish->key, wish->keylen);
+	mlc_command_add_cstr(&cmd, token);
+	mlc_command_add(&cmd, absent ? "" : payload, absent ? 0 : payloadlen);
+	mlc_command_add_int(&cmd, absent ? rule->negative_ttl : rule->ttl);
+	mlc_command_add_cstr(&cmd, lo);
+	mlc_command_add_cstr(&cmd, hi);
+	mlc_command_add_cstr(&cmd, absent ? "1" : "0");
+	mlc_command_add_cstr(&cmd, target->ns);
+	reply = mlc_command_call(&cmd, target->conn);
+	if (reply == NULL)
+		mlc_target_fail(target, mlc_conn_error(target->conn));
+}
+
+/* Loads with a new snapshot; hi is the insert position read after it. */
+static MlcLoad
+load(MlcRule *rule, Wish *wish, char **payload, uint32 *payloadlen,
+	 MlcVersion *hi)
+{
+	MlcLoad		found;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	hi->lsn = mlc_wal_insert_end();
+	hi->tli = mlc_decode_timeline(hi->lsn);
+	found = mlc_load_key(rule, wish->key, wish->keylen, payload, payloadlen);
+	PopActiveSnapshot();
+	return found;
+}
+
+static void
+warn(int32 rule, const char *message)
+{
+	static TimestampTz last = 0;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (!TimestampDifferenceExceeds(last, now, WARN_PAUSE))
+		return;
+	last = now;
+	ereport(WARNING,
+			(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
+			 errmsg("mlcache: the loader of rule %d failed", rule),
+			 errdetail("%s", message)));
+}
+
+static void
+reload(MlcTarget *target, Wish *wish)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	char	   *token = psprintf("relay-%d", MyProcPid);
+	char	   *applied;
+	char	   *payload = NULL;
+	uint32		payloadlen = 0;
+	MlcVersion	hi;
+	char		hitext[MLC_VERSION_LEN + 1];
+	MlcLoad		found = MLC_LOAD_FOREIGN;
+	MlcRule    *rule;
+	MlcRule		copy;
+
+	if (!take_lease(target, wish, token, &applied))
+		return;
+
+	StartTransactionCommand();
+	MemoryContextSwitchTo(caller);
+	PG_TRY();
+	{
+		rule = mlc_rule_by_id(wish->rule);
+		if (rule)
+		{
+			copy = *rule;
+			found = load(rule, wish, &payload, &payloadlen, &hi);
+		}
+		CommitTransactionCommand();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(caller);
+		error = CopyErrorData();
+		FlushErrorState();
+		AbortCurrentTransaction();
+		MemoryContextSwitchTo(caller);
+
+		/* shutdown and cancel are not the loader's fault */
+		if (error->elevel >= FATAL ||
+			error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
+			ReThrowError(error);
+		warn(wish->rule, error->message);
+		found = MLC_LOAD_FOREIGN;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(caller);
+	CurrentResourceOwner = owner;
+
+	if (found == MLC_LOAD_FOREIGN)
+		return;
+
+	/* a commit that nobody has flushed may yet be lost in a crash */
+	XLogFlush(hi.lsn);
+	mlc_version_print(hi, hitext);
+	fill(target, wish, token, &copy, found, payload, payloadlen, applied,
+		 hitext);
+}
+
+void
+mlc_refresh_run(MlcTarget **targets, int ntargets, bool in_flight)
+{
+	HASH_SEQ_STATUS status;
+	Wish	   *wish;
+	int			n = 0;
+
+	if (in_flight || mlc_refresh_pending() == 0)
+		return;
+	hash_seq_init(&status, wishes);
+	while ((wish = hash_seq_search(&status)) != NULL)
+	{
+		if (n++ >= KEYS_A_TURN)
+		{
+			hash_seq_term(&status);
+			break;
+		}
+		for (int i = 0; i < ntargets; i++)
+			if ((wish->mask & (1U << targets[i]->number)) != 0 &&
+				targets[i]->state == MLC_TARGET_ARMED)
+			{
+				/* a publication may be on its way */
+				while (!mlc_target_poll(targets[i]) &&
+					   mlc_target_is_live(targets[i]))
+					(void) mlc_conn_wait(targets[i]->conn);
+				if (mlc_target_is_idle(targets[i]))
+					reload(targets[i], wish);
+			}
+		pfree(wish->key);
+		hash_search(wishes, &wish->hash, HASH_REMOVE, NULL);
+	}
+}

@@ -1,0 +1,279 @@
+/*-------------------------------------------------------------------------
+ *
+ * relay/slot.c
+ *	  Decoding inside the server, record by record, without waiting.
+ *
+ * The shape is that of pg_logical_slot_get_changes(), with two differences:
+ * the decoding context lives as long as the relay does, and the page reader
+ * says "not yet" instead of waiting, so that the relay decides when to sleep.
+ * Decoding needs a resource owner outside any transaction, and clobbers
+ * CurrentResourceOwner, so both are put right around each record.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/transam.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "access/xlogrecovery.h"
+#include "access/xlogutils.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "relay/slot.h"
+#include "replication/decode.h"
+#include "replication/logical.h"
+#include "replication/slot.h"
+#include "storage/latch.h"
+#include "storage/proc.h"
+#include "storage/procarray.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+
+static LogicalDecodingContext *decoding = NULL;
+static bool positioned = false; /* has a record been read since the rewind? */
+
+/*
+ * Reads a page of WAL up to what has been flushed.  With no more there it
+ * returns -1 without an error message, which XLogReadRecord() turns into
+ * "no record"; the next call begins at the same record again.
+ */
+static int
+read_page(XLogReaderState *state, XLogRecPtr targetPagePtr, int reqLen,
+		  XLogRecPtr targetRecPtr, char *cur_page)
+{
+	XLogRecPtr	flushed;
+	TimeLineID	currTLI;
+	TimeLineID	tli;
+	WALReadError errinfo;
+	int			count;
+
+	if (!RecoveryInProgress())
+		flushed = GetFlushRecPtr(&currTLI);
+	else
+		flushed = GetXLogReplayRecPtr(&currTLI);
+
+	XLogReadDetermineTimeline(state, targetPagePtr, reqLen, currTLI);
+	tli = state->currTLI;
+	if (tli != currTLI)
+		flushed = state->currTLIValidUntil;
+
+	if (targetPagePtr + XLOG_BLCKSZ <= flushed)
+		count = XLOG_BLCKSZ;
+	else if (targetPagePtr + reqLen > flushed)
+		return -1;
+	else
+		count = flushed - targetPagePtr;
+
+	if (!WALRead(state, cur_page, targetPagePtr, XLOG_BLCKSZ, tli, &errinfo))
+		WALReadRaiseError(&errinfo);
+	return count;
+}
+
+/* The same, for finding the start point, where waiting is the task. */
+static int
+read_page_wait(XLogReaderState *state, XLogRecPtr targetPagePtr, int reqLen,
+			   XLogRecPtr targetRecPtr, char *cur_page)
+{
+	for (;;)
+	{
+		int			count = read_page(state, targetPagePtr, reqLen,
+									  targetRecPtr, cur_page);
+
+		if (count >= 0)
+			return count;
+		CHECK_FOR_INTERRUPTS();
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 10, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
+}
+
+const char *
+mlc_slot_name(Oid dbid)
+{
+	static char name[NAMEDATALEN];
+
+	snprintf(name, sizeof(name), "mlcache_%u", dbid);
+	return name;
+}
+
+static void
+create(const char *name)
+{
+	LogicalDecodingContext *ctx;
+
+	ReplicationSlotCreate(name, true, RS_EPHEMERAL, false);
+	ctx = CreateInitDecodingContext("mlcache", NIL, false, InvalidXLogRecPtr,
+									XL_ROUTINE(.page_read = read_page_wait,
+											   .segment_open = wal_segment_open,
+											   .segment_close = wal_segment_close),
+									NULL, NULL, NULL);
+	DecodingContextFindStartpoint(ctx);
+	FreeDecodingContext(ctx);
+	ReplicationSlotPersist();
+}
+
+bool
+mlc_slot_acquire(void)
+{
+	const char *name = mlc_slot_name(MyDatabaseId);
+	ResourceOwner owner = CurrentResourceOwner;
+
+	CheckLogicalDecodingRequirements();
+
+	if (SearchNamedReplicationSlot(name, true) != NULL)
+	{
+		ReplicationSlotAcquire(name, false);
+		if (!XLogRecPtrIsInvalid(MyReplicationSlot->data.restart_lsn) &&
+			XLogRecPtrIsInvalid(MyReplicationSlot->data.invalidated_at))
+			return false;
+		ereport(WARNING,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("replication slot \"%s\" has lost WAL that it needed", name),
+				 errdetail("The slot is made anew, and every cache of this database is purged.")));
+		ReplicationSlotRelease();
+		ReplicationSlotDrop(name, true);
+	}
+	create(name);
+	CurrentResourceOwner = owner;
+	return true;
+}
+
+void
+mlc_slot_drop(void)
+{
+	if (decoding)
+	{
+		FreeDecodingContext(decoding);
+		decoding = NULL;
+	}
+	if (MyReplicationSlot)
+		ReplicationSlotRelease();
+	if (SearchNamedReplicationSlot(mlc_slot_name(MyDatabaseId), true) != NULL)
+		ReplicationSlotDrop(mlc_slot_name(MyDatabaseId), true);
+}
+
+void
+mlc_slot_rewind(MlcSink *sink)
+{
+	ResourceOwner owner = CurrentResourceOwner;
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+	if (decoding)
+		FreeDecodingContext(decoding);
+	decoding = NULL;
+
+	mlc_decode_sink = sink;
+	decoding = CreateDecodingContext(InvalidXLogRecPtr, NIL, false,
+									 XL_ROUTINE(.page_read = read_page,
+												.segment_open = wal_segment_open,
+												.segment_close = wal_segment_close),
+									 NULL, NULL, NULL);
+	mlc_decode_sink = NULL;
+	XLogBeginRead(decoding->reader, MyReplicationSlot->data.restart_lsn);
+	positioned = false;
+	InvalidateSystemCaches();
+	MemoryContextSwitchTo(old);
+	CurrentResourceOwner = owner;
+}
+
+bool
+mlc_slot_read(void)
+{
+	ResourceOwner owner = CurrentResourceOwner;
+	char	   *error = NULL;
+	XLogRecord *record;
+
+	record = XLogReadRecord(decoding->reader, &error);
+	if (error)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("could not read WAL at %X/%X: %s",
+						LSN_FORMAT_ARGS(decoding->reader->EndRecPtr), error)));
+	if (record == NULL)
+		return false;
+	LogicalDecodingProcessRecord(decoding, decoding->reader);
+	positioned = true;
+	CurrentResourceOwner = owner;
+	return true;
+}
+
+XLogRecPtr
+mlc_slot_confirmed(void)
+{
+	return MyReplicationSlot->data.confirmed_flush;
+}
+
+XLogRecPtr
+mlc_slot_position(void)
+{
+	XLogRecPtr	confirmed = mlc_slot_confirmed();
+
+	if (!positioned)
+		return confirmed;
+	return Max(decoding->reader->EndRecPtr, confirmed);
+}
+
+uint64
+mlc_slot_retained(void)
+{
+	XLogRecPtr	restart = MyReplicationSlot->data.restart_lsn;
+	XLogRecPtr	now = GetXLogWriteRecPtr();
+
+	return restart == InvalidXLogRecPtr || now < restart ? 0 : now - restart;
+}
+
+void
+mlc_slot_confirm(XLogRecPtr lsn)
+{
+	if (lsn <= MyReplicationSlot->data.confirmed_flush)
+		return;
+	LogicalConfirmReceivedLocation(lsn);
+	ReplicationSlotMarkDirty();
+}
+
+void
+mlc_slot_wait_visible(void)
+{
+	VirtualTransactionId *vxids;
+	int			nvxids;
+	TransactionId *xids;
+	int			nxids = 0;
+	Snapshot	snapshot;
+
+	/*
+	 * A backend is marked as delaying checkpoints from before it inserts its
+	 * commit record until its fate is in clog.  Once those of now are through,
+	 * every commit in WAL is known to clog; those that a snapshot still holds
+	 * for running are the ones to wait for.
+	 */
+	vxids = GetVirtualXIDsDelayingChkpt(&nvxids, DELAY_CHKPT_START);
+	while (nvxids > 0 &&
+		   HaveVirtualXIDsDelayingChkpt(vxids, nvxids, DELAY_CHKPT_START))
+	{
+		CHECK_FOR_INTERRUPTS();
+		pg_usleep(1000L);
+	}
+	pfree(vxids);
+
+	StartTransactionCommand();
+	snapshot = GetTransactionSnapshot();
+	xids = MemoryContextAlloc(TopMemoryContext,
+							  sizeof(TransactionId) * Max(snapshot->xcnt, 1));
+	for (uint32 i = 0; i < snapshot->xcnt; i++)
+		if (TransactionIdDidCommit(snapshot->xip[i]))
+			xids[nxids++] = snapshot->xip[i];
+	CommitTransactionCommand();
+
+	for (int i = 0; i < nxids; i++)
+		while (TransactionIdIsInProgress(xids[i]))
+		{
+			CHECK_FOR_INTERRUPTS();
+			pg_usleep(1000L);
+		}
+	pfree(xids);
+}

@@ -1,0 +1,55 @@
+/*-------------------------------------------------------------------------
+ *
+ * relay/slot.h
+ *	  The relay's replication slot and its one long-lived decoding context.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef MLC_RELAY_SLOT_H
+#define MLC_RELAY_SLOT_H
+
+#include "postgres.h"
+
+#include "access/xlogdefs.h"
+#include "capture/decode.h"
+
+/* "mlcache_<oid of the database>", in a static buffer. */
+extern const char *mlc_slot_name(Oid dbid);
+
+/*
+ * Acquires the slot of this database, making it if there is none or if it was
+ * invalidated.  True if it is new: nothing before it was seen.  Outside a
+ * transaction; may wait for running transactions when it makes the slot.
+ */
+extern bool mlc_slot_acquire(void);
+
+/* Drops this database's slot if there is one. */
+extern void mlc_slot_drop(void);
+
+/* Starts, or starts again, decoding at the confirmed position. */
+extern void mlc_slot_rewind(MlcSink *sink);
+
+/*
+ * Decodes one record of WAL.  False when there is none yet: never waits.
+ * Events reach the sink during the call.
+ */
+extern bool mlc_slot_read(void);
+
+/* The end of the last record read; before the first, the confirmed position. */
+extern XLogRecPtr mlc_slot_position(void);
+extern XLogRecPtr mlc_slot_confirmed(void);
+
+/* How much WAL the slot holds back, in bytes. */
+extern uint64 mlc_slot_retained(void);
+
+/* Lets go of what lies before lsn; lets it be written out with a checkpoint. */
+extern void mlc_slot_confirm(XLogRecPtr lsn);
+
+/*
+ * Waits until no commit whose record is already in WAL is still invisible to
+ * new snapshots.  For a slot's first moment; later commits are waited for one
+ * by one.
+ */
+extern void mlc_slot_wait_visible(void);
+
+#endif							/* MLC_RELAY_SLOT_H */

@@ -1,0 +1,219 @@
+/*-------------------------------------------------------------------------
+ *
+ * shm/segment.c
+ *	  Layout and life of the shared memory.
+ *
+ * Everything is of fixed size and made when the postmaster starts; nothing
+ * grows.  A crash restart makes it anew, so nothing here may be needed for
+ * correctness after one.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "shm/segment.h"
+#include "storage/ipc.h"
+#include "storage/shmem.h"
+
+#define MLC_TRANCHE "mlcache"
+
+MlcShared  *mlc_shared = NULL;
+
+static shmem_request_hook_type prev_shmem_request_hook = NULL;
+static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
+
+static void
+request(void)
+{
+	if (prev_shmem_request_hook)
+		prev_shmem_request_hook();
+	RequestAddinShmemSpace(MAXALIGN(sizeof(MlcShared)));
+	RequestNamedLWLockTranche(MLC_TRANCHE, 1);
+}
+
+static void
+startup(void)
+{
+	bool		found;
+
+	if (prev_shmem_startup_hook)
+		prev_shmem_startup_hook();
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	mlc_shared = ShmemInitStruct("mlcache", sizeof(MlcShared), &found);
+	if (!found)
+	{
+		memset(mlc_shared, 0, sizeof(MlcShared));
+		mlc_shared->lock = &GetNamedLWLockTranche(MLC_TRANCHE)->lock;
+		pg_atomic_init_u32(&mlc_shared->nrelays, 0);
+		pg_atomic_init_u32(&mlc_shared->nrule_stats, 0);
+		for (int i = 0; i < MLC_MAX_RELAYS; i++)
+		{
+			MlcRelayShared *relay = &mlc_shared->relays[i];
+
+			pg_atomic_init_u32(&relay->sleeping, 0);
+			pg_atomic_init_u64(&relay->want_lsn, 0);
+			pg_atomic_init_u64(&relay->decoded_lsn, 0);
+			pg_atomic_init_u64(&relay->applied_lsn, 0);
+			pg_atomic_init_u32(&relay->generation, 0);
+			pg_atomic_init_u32(&relay->hurry, 0);
+			ConditionVariableInit(&relay->progress);
+		}
+	}
+	LWLockRelease(AddinShmemInitLock);
+}
+
+void
+mlc_segment_init(void)
+{
+	prev_shmem_request_hook = shmem_request_hook;
+	shmem_request_hook = request;
+	prev_shmem_startup_hook = shmem_startup_hook;
+	shmem_startup_hook = startup;
+}
+
+void
+mlc_segment_require(void)
+{
+	if (mlc_shared == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("mlcache must be loaded via shared_preload_libraries"),
+				 errdetail("The relay and its shared memory start with the server."),
+				 errhint("Add shared_preload_libraries = 'mlcache' to postgresql.conf and restart the server.")));
+}
+
+MlcRelayShared *
+mlc_segment_relay(Oid dbid, bool create)
+{
+	MlcRelayShared *found = NULL;
+	uint32		n;
+
+	LWLockAcquire(mlc_shared->lock, create ? LW_EXCLUSIVE : LW_SHARED);
+	n = pg_atomic_read_u32(&mlc_shared->nrelays);
+	for (uint32 i = 0; i < n && !found; i++)
+		if (mlc_shared->relays[i].dbid == dbid)
+			found = &mlc_shared->relays[i];
+	if (!found && create && n < MLC_MAX_RELAYS)
+	{
+		found = &mlc_shared->relays[n];
+		found->dbid = dbid;
+		pg_write_barrier();
+		pg_atomic_write_u32(&mlc_shared->nrelays, n + 1);
+	}
+	LWLockRelease(mlc_shared->lock);
+
+	if (!found && create)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("too many databases with cache rules"),
+				 errdetail("At most %d databases of a server can have rules.",
+						   MLC_MAX_RELAYS)));
+	return found;
+}
+
+MlcRelayShared *
+mlc_segment_my_relay(void)
+{
+	static MlcRelayShared *mine = NULL;
+	static uint32 seen = 0;
+	uint32		n;
+
+	if (mine != NULL || mlc_shared == NULL)
+		return mine;
+
+	/*
+	 * Entries are claimed once and keep their database, so an unlocked look
+	 * is enough; a database without rules looks again when one was claimed.
+	 */
+	n = pg_atomic_read_u32(&mlc_shared->nrelays);
+	if (n == seen)
+		return NULL;
+	seen = n;
+	pg_read_barrier();
+	for (uint32 i = 0; i < n; i++)
+	{
+		if (mlc_shared->relays[i].dbid == MyDatabaseId)
+		{
+			mine = &mlc_shared->relays[i];
+			break;
+		}
+	}
+	return mine;
+}
+
+void
+mlc_segment_wake(MlcRelayShared *relay)
+{
+	/* pairs with the barrier of the relay's atomic exchange before it sleeps */
+	pg_memory_barrier();
+	if (pg_atomic_read_u32(&relay->sleeping) != 0 &&
+		pg_atomic_exchange_u32(&relay->sleeping, 0) != 0)
+	{
+		Latch	   *latch = relay->latch;
+
+		if (latch)
+			SetLatch(latch);
+	}
+}
+
+void
+mlc_segment_wake_launcher(void)
+{
+	Latch	   *latch = mlc_shared ? mlc_shared->launcher : NULL;
+
+	if (latch)
+		SetLatch(latch);
+}
+
+void
+mlc_segment_want_relay(void)
+{
+	MlcRelayShared *relay = mlc_segment_my_relay();
+
+	if (relay == NULL)
+		return;
+	LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
+	relay->wanted = true;
+	pg_atomic_fetch_add_u32(&relay->generation, 1);
+	LWLockRelease(mlc_shared->lock);
+	mlc_segment_wake(relay);
+	mlc_segment_wake_launcher();
+}
+
+MlcRuleStat *
+mlc_segment_rule_stat(Oid dbid, int32 rule)
+{
+	MlcRuleStat *found = NULL;
+	uint32		n;
+
+	if (mlc_shared == NULL)
+		return NULL;
+
+	n = pg_atomic_read_u32(&mlc_shared->nrule_stats);
+	for (uint32 i = 0; i < n; i++)
+		if (mlc_shared->rule_stats[i].dbid == dbid &&
+			mlc_shared->rule_stats[i].rule == rule)
+			return &mlc_shared->rule_stats[i];
+
+	LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
+	n = pg_atomic_read_u32(&mlc_shared->nrule_stats);
+	for (uint32 i = 0; i < n && !found; i++)
+		if (mlc_shared->rule_stats[i].dbid == dbid &&
+			mlc_shared->rule_stats[i].rule == rule)
+			found = &mlc_shared->rule_stats[i];
+	if (!found && n < MLC_MAX_RULE_STATS)
+	{
+		found = &mlc_shared->rule_stats[n];
+		found->dbid = dbid;
+		found->rule = rule;
+		pg_atomic_init_u64(&found->events, 0);
+		pg_atomic_init_u64(&found->null_keys, 0);
+		pg_atomic_init_u64(&found->purges, 0);
+		pg_write_barrier();
+		pg_atomic_write_u32(&mlc_shared->nrule_stats, n + 1);
+	}
+	LWLockRelease(mlc_shared->lock);
+	return found;
+}

@@ -1,0 +1,133 @@
+/*-------------------------------------------------------------------------
+ *
+ * shm/segment.h
+ *	  The shared memory of mlcache: one fixed structure, made at start-up.
+ *
+ * Lock order: MlcShared.lock is a leaf; nothing else is taken under it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef MLC_SHM_SEGMENT_H
+#define MLC_SHM_SEGMENT_H
+
+#include "postgres.h"
+
+#include "access/xlogdefs.h"
+#include "port/atomics.h"
+#include "storage/condition_variable.h"
+#include "storage/latch.h"
+#include "storage/lwlock.h"
+#include "utils/timestamp.h"
+
+#define MLC_MAX_RELAYS 64		/* databases with rules */
+#define MLC_MAX_TARGETS 16		/* servers a database */
+#define MLC_MAX_RULE_STATS 4096 /* rules with counters, all databases */
+#define MLC_ERROR_LEN 256
+
+typedef enum MlcTargetState
+{
+	MLC_TARGET_UNUSED,
+	MLC_TARGET_DOWN,			/* not reached; retried with backoff */
+	MLC_TARGET_CATCHUP,			/* delivering, not armed yet */
+	MLC_TARGET_ARMED,
+	MLC_TARGET_PAUSED,
+	MLC_TARGET_GIVEN_UP			/* held too much WAL; purged on return */
+} MlcTargetState;
+
+/* One server of one database.  Written by its relay only, under the lock. */
+typedef struct MlcTargetStat
+{
+	Oid			serverid;
+	MlcTargetState state;
+	TimeLineID	applied_tli;
+	XLogRecPtr	applied_lsn;
+	TimestampTz applied_commit; /* commit time of the last applied change */
+	int64		events;			/* applied, after coalescing */
+	int64		invalidated;
+	int64		updated;		/* set by a versioned update or replicate */
+	int64		skipped;		/* versioned and not newer, or already there */
+	int64		batches;
+	int64		purges;
+	int64		errors;
+	int64		reconnects;
+	XLogRecPtr	catch_up_from;	/* where it stood when it was reached again */
+	TimestampTz catch_up_at;
+	double		lag_ms;			/* commit to applied, the last one */
+	double		lag_ms_max;
+	char		error[MLC_ERROR_LEN];	/* the last, without secrets */
+	TimestampTz error_at;
+} MlcTargetStat;
+
+/* One relay, that is one database with rules. */
+typedef struct MlcRelayShared
+{
+	Oid			dbid;			/* claimed once, under the lock, never freed */
+	bool		wanted;			/* asks the launcher to start it; lock */
+	bool		settled;		/* the relay found that it is needed; lock */
+	pid_t		pid;			/* the relay itself; lock */
+	Latch	   *latch;			/* the relay itself; lock; read without */
+	pg_atomic_uint32 sleeping;	/* relay sets, whoever wakes it clears */
+	pg_atomic_uint64 want_lsn;	/* highest commit end of any backend */
+	pg_atomic_uint64 decoded_lsn;	/* relay: visible-waited position */
+	pg_atomic_uint64 applied_lsn;	/* relay: minimum over its targets */
+	pg_atomic_uint32 generation;	/* bumped to make the relay reload */
+	pg_atomic_uint32 hurry;		/* waiters want weak changes now */
+	TimeLineID	tli;			/* relay; lock */
+	int64		transactions;	/* relay; lock */
+	int64		spilled;		/* transactions over the memory budget; lock */
+	ConditionVariable progress; /* broadcast when applied_lsn moves */
+	MlcTargetStat targets[MLC_MAX_TARGETS];
+} MlcRelayShared;
+
+/* Counters of one rule; slots are claimed under the lock, never freed. */
+typedef struct MlcRuleStat
+{
+	Oid			dbid;
+	int32		rule;
+	pg_atomic_uint64 events;	/* relay: decoded */
+	pg_atomic_uint64 null_keys; /* changes skipped for a NULL in the key */
+	pg_atomic_uint64 purges;
+} MlcRuleStat;
+
+typedef struct MlcShared
+{
+	LWLock	   *lock;
+	Latch	   *launcher;		/* the launcher itself; lock */
+	pid_t		launcher_pid;
+	pg_atomic_uint32 nrelays;	/* claimed entries; raised under the lock */
+	MlcRelayShared relays[MLC_MAX_RELAYS];
+	pg_atomic_uint32 nrule_stats;
+	MlcRuleStat rule_stats[MLC_MAX_RULE_STATS];
+} MlcShared;
+
+/* NULL when the library was not preloaded. */
+extern MlcShared *mlc_shared;
+
+/* Hooks for the request and start-up of shared memory.  From _PG_init only. */
+extern void mlc_segment_init(void);
+
+/* ERROR 55000 with the line to type when the library was not preloaded. */
+extern void mlc_segment_require(void);
+
+/* The relay of a database, NULL if it has none and create is false. */
+extern MlcRelayShared *mlc_segment_relay(Oid dbid, bool create);
+
+/* The relay of this database, cached; cheap enough for a commit callback. */
+extern MlcRelayShared *mlc_segment_my_relay(void);
+
+/* Wakes the relay if it sleeps.  Never throws; callable at commit. */
+extern void mlc_segment_wake(MlcRelayShared *relay);
+
+/*
+ * Has this database's relay started, or made to read the catalogs again.
+ * Never throws; callable at commit.  Its entry must have been claimed.
+ */
+extern void mlc_segment_want_relay(void);
+
+/* Wakes the launcher.  Never throws. */
+extern void mlc_segment_wake_launcher(void);
+
+/* Counters of a rule of this database; NULL when the table is full. */
+extern MlcRuleStat *mlc_segment_rule_stat(Oid dbid, int32 rule);
+
+#endif							/* MLC_SHM_SEGMENT_H */

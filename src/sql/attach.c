@@ -1,0 +1,156 @@
+/*-------------------------------------------------------------------------
+ *
+ * sql/attach.c
+ *	  SQL: attach, detach, after_ddl.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "capture/attach.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "sql/args.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+
+PG_FUNCTION_INFO_V1(mlc_attach);
+PG_FUNCTION_INFO_V1(mlc_detach);
+PG_FUNCTION_INFO_V1(mlc_after_ddl);
+
+/* A text argument; NULL where there is none. */
+static char *
+text_arg(FunctionCallInfo fcinfo, int n)
+{
+	return PG_ARGISNULL(n) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(n));
+}
+
+/* A text argument that must be there. */
+static char *
+required_arg(FunctionCallInfo fcinfo, int n, const char *name)
+{
+	char	   *value = text_arg(fcinfo, n);
+
+	if (value == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not be null", name)));
+	return value;
+}
+
+static int
+names_arg(FunctionCallInfo fcinfo, int n, const char *name, char ***names)
+{
+	Datum	   *elems;
+	bool	   *nulls;
+	int			count;
+
+	if (PG_ARGISNULL(n))
+		return 0;
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(n), NAMEOID, NAMEDATALEN, false,
+					  TYPALIGN_CHAR, &elems, &nulls, &count);
+	if (count == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must not be an empty array", name)));
+	*names = palloc(sizeof(char *) * count);
+	for (int i = 0; i < count; i++)
+	{
+		if (nulls[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("%s must not contain nulls", name)));
+		(*names)[i] = NameStr(*DatumGetName(elems[i]));
+	}
+	return count;
+}
+
+static int64
+ttl_arg(FunctionCallInfo fcinfo, int n, const char *name)
+{
+	int64		ms;
+
+	if (PG_ARGISNULL(n))
+		return 0;
+	ms = mlc_args_interval_ms(PG_GETARG_INTERVAL_P(n));
+	if (ms <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must be at least one millisecond", name)));
+	return ms;
+}
+
+/*
+ * mlcache.attach(relation, key, consistency, action, ttl, columns, loader,
+ * filter, tag, capture, on_unreachable, negative_ttl, servers) returns the
+ * rule's id.
+ */
+Datum
+mlc_attach(PG_FUNCTION_ARGS)
+{
+	MlcAttach	attach;
+
+	memset(&attach, 0, sizeof(attach));
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("relation must not be null")));
+	attach.relid = PG_GETARG_OID(0);
+	if (get_rel_name(attach.relid) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", attach.relid)));
+	if (!PG_ARGISNULL(8))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("rules by tag are not available yet")));
+	attach.key = required_arg(fcinfo, 1, "key");
+	attach.consistency = required_arg(fcinfo, 2, "consistency");
+	attach.action = required_arg(fcinfo, 3, "action");
+	attach.ttl = ttl_arg(fcinfo, 4, "ttl");
+	attach.ncolumns = names_arg(fcinfo, 5, "columns", &attach.columns);
+	attach.loader = text_arg(fcinfo, 6);
+	attach.filter = text_arg(fcinfo, 7);
+	attach.capture = text_arg(fcinfo, 9);
+	attach.on_unreachable = required_arg(fcinfo, 10, "on_unreachable");
+	attach.negative_ttl = ttl_arg(fcinfo, 11, "negative_ttl");
+	attach.nservers = names_arg(fcinfo, 12, "servers", &attach.servers);
+	PG_RETURN_INT32(mlc_attach_rule(&attach));
+}
+
+/* mlcache.detach(relation [, key]) returns how many rules went. */
+Datum
+mlc_detach(PG_FUNCTION_ARGS)
+{
+	char	   *key = text_arg(fcinfo, 1);
+	Oid			relid;
+	int			removed;
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("relation must not be null")));
+	relid = PG_GETARG_OID(0);
+	if (get_rel_name(relid) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", relid)));
+	removed = mlc_attach_remove(relid, key);
+	if (removed == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 key ?
+				 errmsg("table \"%s\" has no cache rule '%s'",
+						get_rel_name(relid), key) :
+				 errmsg("table \"%s\" has no cache rules", get_rel_name(relid))));
+	PG_RETURN_INT32(removed);
+}
+
+/* mlcache.after_ddl(relation): for the event trigger. */
+Datum
+mlc_after_ddl(PG_FUNCTION_ARGS)
+{
+	mlc_attach_after_ddl(PG_GETARG_OID(0));
+	PG_RETURN_VOID();
+}
