@@ -187,19 +187,24 @@ mlc_slot_read(void)
 	ResourceOwner owner = CurrentResourceOwner;
 	char	   *error = NULL;
 	XLogRecord *record;
+	MemoryContext old;
 
+	/* the reader keeps buffers of its own, made when it first needs them */
+	old = MemoryContextSwitchTo(decoding->context);
 	record = XLogReadRecord(decoding->reader, &error);
 	if (error)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("could not read WAL at %X/%X: %s",
 						LSN_FORMAT_ARGS(decoding->reader->EndRecPtr), error)));
-	if (record == NULL)
-		return false;
-	LogicalDecodingProcessRecord(decoding, decoding->reader);
-	positioned = true;
+	if (record != NULL)
+	{
+		LogicalDecodingProcessRecord(decoding, decoding->reader);
+		positioned = true;
+	}
 	CurrentResourceOwner = owner;
-	return true;
+	MemoryContextSwitchTo(old);
+	return record != NULL;
 }
 
 XLogRecPtr

@@ -782,8 +782,10 @@ check(MlcTarget *target, MlcExpect what, MlcReply *reply)
 	switch (what)
 	{
 		case MLC_EXPECT_PUBLISH:
-			if (reply->type != MLC_REPLY_STATUS)
+			if (reply->type != MLC_REPLY_INTEGER)
 				return "mlc_publish: unexpected reply";
+			if (reply->integer != 1 && target->state == MLC_TARGET_ARMED)
+				return "It is not armed any more; it was restarted or promoted.";
 			break;
 		case MLC_EXPECT_UNLINK:
 			if (reply->type != MLC_REPLY_INTEGER)
