@@ -334,12 +334,12 @@ table_dropped(Oid relid)
 	/* the rows of a partition vanish from its root */
 	if (get_rel_relispartition(relid))
 		foreach(lc, get_partition_ancestors(relid))
-		{
-			ListCell   *lc2;
+	{
+		ListCell   *lc2;
 
-			foreach(lc2, rules_of(lfirst_oid(lc)))
-				mlc_xact_add_all(lfirst(lc2));
-		}
+		foreach(lc2, rules_of(lfirst_oid(lc)))
+			mlc_xact_add_all(lfirst(lc2));
+	}
 }
 
 static void

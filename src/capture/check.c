@@ -50,7 +50,7 @@ mlc_check_plugin_allowed(void)
 		return false;
 	foreach(lc, names)
 		if (strcmp(lfirst(lc), "mlcache") == 0)
-			return true;
+		return true;
 	return false;
 }
 
@@ -275,9 +275,9 @@ is_unique(Relation relation, const AttrNumber *attnums, int n)
 		Relation	index = RelationIdGetRelation(lfirst_oid(lc));
 		Form_pg_index form = index->rd_index;
 		bool		covered = form->indisunique && form->indisvalid &&
-			form->indisready &&
-			heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL) &&
-			heap_attisnull(index->rd_indextuple, Anum_pg_index_indexprs, NULL);
+		form->indisready &&
+		heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL) &&
+		heap_attisnull(index->rd_indextuple, Anum_pg_index_indexprs, NULL);
 
 		for (int i = 0; i < form->indnkeyatts && covered; i++)
 		{
@@ -297,14 +297,14 @@ static void
 check_others(const MlcAttach *attach, MlcRule *rule, Relation relation)
 {
 	bool		has_values = rule->action == MLC_OP_UPDATE ||
-		rule->action == MLC_OP_REPLICATE;
+	rule->action == MLC_OP_REPLICATE;
 	ListCell   *lc;
 
 	foreach(lc, mlc_rule_all())
 	{
 		MlcRule    *other = lfirst(lc);
 		bool		other_has_values = other->action == MLC_OP_UPDATE ||
-			other->action == MLC_OP_REPLICATE;
+		other->action == MLC_OP_REPLICATE;
 
 		if (other->relid == rule->relid && strcmp(other->key, rule->key) == 0)
 			ereport(ERROR,

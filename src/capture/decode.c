@@ -288,9 +288,9 @@ apply_binding(LogicalDecodingContext *ctx, MlcBinding *binding,
 	TupleDesc	desc = RelationGetDescr(relation);
 	MlcRule    *rule = binding->rule;
 	HeapTuple	newtuple = change->data.tp.newtuple ?
-		&change->data.tp.newtuple->tuple : NULL;
+	&change->data.tp.newtuple->tuple : NULL;
 	HeapTuple	oldtuple = change->data.tp.oldtuple ?
-		&change->data.tp.oldtuple->tuple : NULL;
+	&change->data.tp.oldtuple->tuple : NULL;
 	bool		have_new = false;
 
 	if (binding->broken)
@@ -374,7 +374,7 @@ rule_changed(LogicalDecodingContext *ctx, Relation relation,
 
 static void
 change_cb(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
-	   Relation relation, ReorderBufferChange *change)
+		  Relation relation, ReorderBufferChange *change)
 {
 	DecodeData *data = ctx->output_plugin_private;
 	MlcRelationRules *rules = mlc_rule_lookup(relation);
@@ -401,7 +401,7 @@ change_cb(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 
 static void
 truncate_cb(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, int nrelations,
-		 Relation relations[], ReorderBufferChange *change)
+			Relation relations[], ReorderBufferChange *change)
 {
 	for (int i = 0; i < nrelations; i++)
 	{
@@ -416,8 +416,8 @@ truncate_cb(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, int nrelations,
 
 static void
 message_cb(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, XLogRecPtr lsn,
-		bool transactional, const char *prefix, Size size,
-		const char *content)
+		   bool transactional, const char *prefix, Size size,
+		   const char *content)
 {
 	DecodeData *data = ctx->output_plugin_private;
 	MlcMessageReader reader;
@@ -468,7 +468,7 @@ message_cb(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, XLogRecPtr lsn,
 
 static void
 commit_cb(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
-	   XLogRecPtr commit_lsn)
+		  XLogRecPtr commit_lsn)
 {
 	DecodeData *data = ctx->output_plugin_private;
 	ListCell   *lc;

@@ -127,8 +127,8 @@ is_untouched(MlcBinding *binding, TupleDesc desc, HeapTuple a, HeapTuple b)
 	for (int i = 0; i < binding->npayload + rule->template->ncolumns; i++)
 	{
 		AttrNumber	attnum = i < binding->npayload ?
-			binding->payload_attnums[i] :
-			binding->attnums[i - binding->npayload];
+		binding->payload_attnums[i] :
+		binding->attnums[i - binding->npayload];
 		Form_pg_attribute att = TupleDescAttr(desc, attnum - 1);
 		bool		anull,
 					bnull;
@@ -173,9 +173,9 @@ capture(MlcRelationRules *rules, MlcBinding *binding, TriggerData *trigdata,
 	bool		has_old = is_update || TRIGGER_FIRED_BY_DELETE(trigdata->tg_event);
 	HeapTuple	oldtuple = has_old ? trigdata->tg_trigtuple : NULL;
 	HeapTuple	newtuple = is_update ? trigdata->tg_newtuple :
-		has_old ? NULL : trigdata->tg_trigtuple;
+	has_old ? NULL : trigdata->tg_trigtuple;
 	TupleTableSlot *newslot = is_update ? trigdata->tg_newslot :
-		trigdata->tg_trigslot;
+	trigdata->tg_trigslot;
 
 	mlc_xact_touch(rule);
 	if (binding->broken)

@@ -239,7 +239,7 @@ static void
 append_json_string(StringInfo out, const char *text, uint32 len)
 {
 	static const char hex[] = "0123456789abcdef";
-	const char *end = text + len;
+	const char *end = text +len;
 	const char *clean = text;
 
 	appendStringInfoCharMacro(out, '"');

@@ -56,6 +56,7 @@ static Oid	rule_id_index = InvalidOid;
  * invalidation makes obsolete meanwhile waits in garbage.
  */
 int			mlc_rule_busy = 0;
+uint64		mlc_rule_changes = 0;
 static List *garbage = NIL;
 
 #define SWEEP_ABOVE 8192		/* cached relations */
@@ -122,6 +123,7 @@ relcache_callback(Datum arg, Oid relid)
 		MlcRelationRules *entry;
 
 		rule_relid = InvalidOid;
+		mlc_rule_changes++;
 		hash_seq_init(&status, by_relation);
 		while ((entry = hash_seq_search(&status)) != NULL)
 			entry->valid = false;

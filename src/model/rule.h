@@ -118,6 +118,9 @@ typedef struct MlcRelationRules
  */
 extern int	mlc_rule_busy;
 
+/* Moves whenever any rule may have come, gone or changed. */
+extern uint64 mlc_rule_changes;
+
 /*
  * The rules that a change of this relation concerns, NULL if there are none.
  * Works under a historic snapshot.  Owned by the cache; good until the next

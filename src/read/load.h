@@ -16,7 +16,8 @@ typedef enum MlcLoad
 {
 	MLC_LOAD_FOUND,
 	MLC_LOAD_ABSENT,			/* no row, or a NULL document */
-	MLC_LOAD_FOREIGN			/* no key of this rule, or not letter by letter */
+	MLC_LOAD_FOREIGN			/* no key of this rule, or not letter by
+								 * letter */
 } MlcLoad;
 
 /*

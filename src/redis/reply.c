@@ -31,7 +31,7 @@
 
 /* One piece of memory a value: what it holds follows the struct. */
 static MlcReply *
-make_reply(const redisReadTask *task, MlcReplyType type, size_t extra)
+make_reply(const redisReadTask * task, MlcReplyType type, size_t extra)
 {
 	MlcReply   *reply;
 
@@ -56,7 +56,7 @@ make_reply(const redisReadTask *task, MlcReplyType type, size_t extra)
 }
 
 static void *
-make_string(const redisReadTask *task, char *str, size_t len)
+make_string(const redisReadTask * task, char *str, size_t len)
 {
 	MlcReplyType type = MLC_REPLY_STRING;
 	MlcReply   *reply;
@@ -78,10 +78,10 @@ make_string(const redisReadTask *task, char *str, size_t len)
 /* The count is an int in hiredis 0.x, a size_t from 1.0 on. */
 #if HIREDIS_MAJOR >= 1
 static void *
-make_array(const redisReadTask *task, size_t nelements)
+make_array(const redisReadTask * task, size_t nelements)
 #else
 static void *
-make_array(const redisReadTask *task, int nelements)
+make_array(const redisReadTask * task, int nelements)
 #endif
 {
 	size_t		size = nelements * sizeof(MlcReply *);
@@ -96,7 +96,7 @@ make_array(const redisReadTask *task, int nelements)
 }
 
 static void *
-make_integer(const redisReadTask *task, long long value)
+make_integer(const redisReadTask * task, long long value)
 {
 	MlcReply   *reply = make_reply(task, MLC_REPLY_INTEGER, 0);
 
@@ -106,7 +106,7 @@ make_integer(const redisReadTask *task, long long value)
 }
 
 static void *
-make_nil(const redisReadTask *task)
+make_nil(const redisReadTask * task)
 {
 	return make_reply(task, MLC_REPLY_NIL, 0);
 }
@@ -117,12 +117,13 @@ drop_reply(void *reply)
 {
 }
 
-static redisReplyObjectFunctions reply_functions = {
+static redisReplyObjectFunctions reply_functions =
+{
 	.createString = make_string,
-	.createArray = make_array,
-	.createInteger = make_integer,
-	.createNil = make_nil,
-	.freeObject = drop_reply
+		.createArray = make_array,
+		.createInteger = make_integer,
+		.createNil = make_nil,
+		.freeObject = drop_reply
 };
 
 void

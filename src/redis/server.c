@@ -173,7 +173,7 @@ is_paused(const char *name)
 {
 	Oid			nsp = get_namespace_oid("mlcache", true);
 	Oid			relid = OidIsValid(nsp) ?
-		get_relname_relid("paused_server", nsp) : InvalidOid;
+	get_relname_relid("paused_server", nsp) : InvalidOid;
 	Relation	relation;
 	SysScanDesc scan;
 	ScanKeyData key;

@@ -180,7 +180,7 @@ mlc_batch_purge(MlcBatch *batch, MlcRelayRule *rule, MlcVersion version)
 
 	foreach(lc, batch->purges)
 		if (((MlcBatchPurge *) lfirst(lc))->rule == rule)
-			purge = lfirst(lc);
+		purge = lfirst(lc);
 	if (purge == NULL)
 	{
 		old = MemoryContextSwitchTo(batch->context);
@@ -398,7 +398,7 @@ static bool
 is_purged(MlcSpool *spool, TupleTableSlot *slot)
 {
 	MlcRelayRule *rule = (MlcRelayRule *) (uintptr_t)
-		DatumGetInt64(slot->tts_values[SPOOL_RULE - 1]);
+	DatumGetInt64(slot->tts_values[SPOOL_RULE - 1]);
 	ListCell   *lc;
 
 	foreach(lc, spool->purges)
@@ -427,7 +427,7 @@ mlc_spool_fill(MlcSpool *spool, MlcBatch *batch, MlcVersion version)
 		{
 			text	   *key = DatumGetTextPP(slot->tts_values[SPOOL_KEY - 1]);
 			text	   *payload = slot->tts_isnull[SPOOL_PAYLOAD - 1] ? NULL :
-				DatumGetTextPP(slot->tts_values[SPOOL_PAYLOAD - 1]);
+			DatumGetTextPP(slot->tts_values[SPOOL_PAYLOAD - 1]);
 
 			mlc_batch_add(batch,
 						  (MlcRelayRule *) (uintptr_t)

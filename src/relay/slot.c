@@ -252,9 +252,9 @@ mlc_slot_wait_visible(void)
 
 	/*
 	 * A backend is marked as delaying checkpoints from before it inserts its
-	 * commit record until its fate is in clog.  Once those of now are through,
-	 * every commit in WAL is known to clog; those that a snapshot still holds
-	 * for running are the ones to wait for.
+	 * commit record until its fate is in clog.  Once those of now are
+	 * through, every commit in WAL is known to clog; those that a snapshot
+	 * still holds for running are the ones to wait for.
 	 */
 	vxids = GetVirtualXIDsDelayingChkpt(&nvxids, DELAY_CHKPT_START);
 	while (nvxids > 0 &&

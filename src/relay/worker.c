@@ -106,6 +106,7 @@ typedef struct Relay
 	TimestampTz last_second;
 	TimestampTz last_publish;
 	uint32		generation;
+	uint64		rule_changes;
 	int64		transactions;
 	int64		spilled;
 } Relay;
@@ -278,13 +279,6 @@ sink_commit(MlcSink *sink)
 /* ---- configuration ---- */
 
 static void
-relcache_changed(Datum arg, Oid relid)
-{
-	if (!OidIsValid(relid) || relid == mlc_rule_relid())
-		catalogs_changed = true;
-}
-
-static void
 syscache_changed(Datum arg, int cacheid, uint32 hash)
 {
 	catalogs_changed = true;
@@ -332,8 +326,8 @@ load_targets(void)
 
 		foreach(lc, servers)
 			if (lfirst_oid(lc) == target->serverid)
-				keep = strcmp(mlc_server_load(target->serverid)->fingerprint,
-							  target->fingerprint) == 0;
+			keep = strcmp(mlc_server_load(target->serverid)->fingerprint,
+						  target->fingerprint) == 0;
 		if (!keep)
 			drop_target(i);
 	}
@@ -973,7 +967,6 @@ init_relay(int number)
 	relay->current = mlc_batch_create(relay->context, "current");
 	relay->weak = mlc_batch_create(relay->context, "weak");
 
-	CacheRegisterRelcacheCallback(relcache_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, syscache_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(USERMAPPINGOID, syscache_changed, (Datum) 0);
 
@@ -1063,8 +1056,10 @@ mlc_relay_main(Datum arg)
 		}
 		AcceptInvalidationMessages();
 		generation = pg_atomic_read_u32(&relay->shared->generation);
-		if (catalogs_changed || generation != relay->generation)
+		if (catalogs_changed || generation != relay->generation ||
+			mlc_rule_changes != relay->rule_changes)
 		{
+			relay->rule_changes = mlc_rule_changes;
 			relay->generation = generation;
 			if (!load_catalogs())
 			{

@@ -17,7 +17,7 @@ static inline int64
 mlc_args_interval_ms(const Interval *interval)
 {
 	double		ms = interval->time / 1000.0 +
-		(interval->day + interval->month * 30.0) * 86400000.0;
+	(interval->day + interval->month * 30.0) * 86400000.0;
 
 	if (ms > PG_INT64_MAX / 2)
 		return PG_INT64_MAX / 2;
