@@ -23,6 +23,9 @@
 #define SECTION_BYTES (4 + 8 + 1 + 4)
 #define KEY_BYTES (1 + 4)		/* before the key itself */
 
+#define JSON_ESCAPE_BYTES 6		/* \u00XX */
+#define JSON_PIECE 1024			/* bytes escaped between looks at the room */
+
 /* keys_left of a reader that has met something malformed */
 #define MALFORMED (-1)
 
@@ -239,35 +242,39 @@ static void
 append_json_string(StringInfo out, const char *text, uint32 len)
 {
 	static const char hex[] = "0123456789abcdef";
-	const char *end = text +len;
-	const char *clean = text;
+	const unsigned char *at = (const unsigned char *) text;
 
 	appendStringInfoCharMacro(out, '"');
-	for (const char *at = text; at < end; at++)
+	while (len > 0)
 	{
-		unsigned char c = (unsigned char) *at;
-		char		escape = json_escape[c];
+		/* room for the worst case, a piece at a time */
+		uint32		piece = Min(len, JSON_PIECE);
+		char	   *to;
 
-		if (likely(escape == 0))
-			continue;
-		if (at > clean)
-			appendBinaryStringInfo(out, clean, (int) (at - clean));
-		clean = at + 1;
-		if (escape == 'u')
+		enlargeStringInfo(out, (int) piece * JSON_ESCAPE_BYTES);
+		to = out->data + out->len;
+		for (const unsigned char *end = at + piece; at < end; at++)
 		{
-			char		code[6] = {'\\', 'u', '0', '0', hex[c >> 4], hex[c & 0x0f]};
+			char		escape = json_escape[*at];
 
-			appendBinaryStringInfo(out, code, sizeof(code));
+			if (likely(escape == 0))
+			{
+				*to++ = (char) *at;
+				continue;
+			}
+			*to++ = '\\';
+			*to++ = escape;
+			if (escape == 'u')
+			{
+				*to++ = '0';
+				*to++ = '0';
+				*to++ = hex[*at >> 4];
+				*to++ = hex[*at & 0x0f];
+			}
 		}
-		else
-		{
-			char		pair[2] = {'\\', escape};
-
-			appendBinaryStringInfo(out, pair, sizeof(pair));
-		}
+		out->len = (int) (to - out->data);
+		len -= piece;
 	}
-	if (end > clean)
-		appendBinaryStringInfo(out, clean, (int) (end - clean));
 	appendStringInfoCharMacro(out, '"');
 }
 

@@ -543,8 +543,8 @@ mlc_key_match(const MlcTemplate *template, const char *key, size_t len,
 			return false;
 		at = value_end;
 	}
-	if (at != end)
-		return false;
+	Assert(at == end);			/* the last column saw to that */
+
 	if (template->check && key_fault(key, len) != NULL)
 		return false;
 
