@@ -22,7 +22,6 @@
 #include "read/load.h"
 #include "redis/script.h"
 #include "redis/server.h"
-#include "replication/slot.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -64,7 +63,7 @@ mlc_check_prerequisites(void)
 				 errmsg("mlcache requires wal_level = logical"),
 				 errdetail("Committed changes reach Redis through logical decoding."),
 				 errhint("ALTER SYSTEM SET wal_level = logical; then restart the server.")));
-	if (max_replication_slots == 0)
+	if (strcmp(GetConfigOption("max_replication_slots", false, false), "0") == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("mlcache requires a replication slot"),

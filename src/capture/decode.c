@@ -127,7 +127,7 @@ begin_cb(LogicalDecodingContext *ctx, ReorderBufferTXN *txn)
 
 static void
 emit(LogicalDecodingContext *ctx, const MlcRule *rule, MlcOp op,
-	 StringInfo key, text *payload)
+	 StringInfo key, text * payload)
 {
 	DecodeData *data = ctx->output_plugin_private;
 	MlcEvent	event;

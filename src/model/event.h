@@ -39,7 +39,7 @@ typedef struct MlcEvent
 	uint32		keylen;
 	const char *payload;		/* NULL unless update or replicate */
 	uint32		payloadlen;
-}			MlcEvent;
+} MlcEvent;
 
 /*
  * A message: one section a rule.
@@ -61,7 +61,7 @@ typedef struct MlcMessageSection
 	int64		secret;
 	uint8		flags;
 	int32		nkeys;
-}			MlcMessageSection;
+} MlcMessageSection;
 
 typedef struct MlcMessageReader
 {
@@ -69,16 +69,16 @@ typedef struct MlcMessageReader
 	size_t		len;
 	size_t		pos;
 	int32		keys_left;		/* of the current section */
-}			MlcMessageReader;
+} MlcMessageReader;
 
 extern void mlc_event_message_begin(StringInfo out);
 extern void mlc_event_message_section(StringInfo out,
-									  const MlcMessageSection * section);
+									  const MlcMessageSection *section);
 extern void mlc_event_message_key(StringInfo out, MlcOp op,
 								  const char *key, uint32 keylen);
 
 /* False if this is no message of ours or of a format we do not know. */
-extern bool mlc_event_message_open(MlcMessageReader * reader,
+extern bool mlc_event_message_open(MlcMessageReader *reader,
 								   const char *data, size_t len);
 
 /*
@@ -86,10 +86,10 @@ extern bool mlc_event_message_open(MlcMessageReader * reader,
  * -1: the message is malformed (never reads beyond len).  Keys that were not
  * read are skipped by the next call of _next_section.
  */
-extern int	mlc_event_message_next_section(MlcMessageReader * reader,
-										   MlcMessageSection * section);
-extern int	mlc_event_message_next_key(MlcMessageReader * reader, MlcOp * op,
-									   const char **key, uint32 * keylen);
+extern int	mlc_event_message_next_section(MlcMessageReader *reader,
+										   MlcMessageSection *section);
+extern int	mlc_event_message_next_key(MlcMessageReader *reader, MlcOp *op,
+									   const char **key, uint32 *keylen);
 
 /* "invalidate", "update", "replicate", "refresh", "truncate". */
 extern const char *mlc_event_op_name(MlcOp op);
@@ -101,7 +101,7 @@ extern const char *mlc_event_op_name(MlcOp op);
  * Key is absent for truncate.  Keys are valid UTF-8 or ASCII by construction;
  * bytes below 0x20, '"' and '\' are escaped.
  */
-extern void mlc_event_json(StringInfo out, const MlcEvent * event,
+extern void mlc_event_json(StringInfo out, const MlcEvent *event,
 						   MlcVersion version);
 
 #endif							/* MLC_MODEL_EVENT_H */

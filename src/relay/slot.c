@@ -232,6 +232,38 @@ mlc_slot_retained(void)
 	return restart == InvalidXLogRecPtr || now < restart ? 0 : now - restart;
 }
 
+int64
+mlc_slot_usage(Oid dbid, int *used, int *max)
+{
+	const char *name = mlc_slot_name(dbid);
+	int64		retained = -1;
+	int			count = 0;
+
+	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
+	for (int i = 0; i < max_replication_slots; i++)
+	{
+		ReplicationSlot *slot = &ReplicationSlotCtl->replication_slots[i];
+		XLogRecPtr	restart;
+
+		if (!slot->in_use)
+			continue;
+		count++;
+		if (strcmp(NameStr(slot->data.name), name) != 0)
+			continue;
+		SpinLockAcquire(&slot->mutex);
+		restart = slot->data.restart_lsn;
+		SpinLockRelease(&slot->mutex);
+		retained = XLogRecPtrIsInvalid(restart) ? 0 :
+			(int64) (GetXLogWriteRecPtr() - restart);
+	}
+	LWLockRelease(ReplicationSlotControlLock);
+	if (used)
+		*used = count;
+	if (max)
+		*max = max_replication_slots;
+	return retained;
+}
+
 void
 mlc_slot_confirm(XLogRecPtr lsn)
 {

@@ -42,6 +42,12 @@ extern XLogRecPtr mlc_slot_confirmed(void);
 /* How much WAL the slot holds back, in bytes. */
 extern uint64 mlc_slot_retained(void);
 
+/*
+ * For any backend: bytes of WAL that the slot of a database holds back, -1
+ * where there is none; how many slots are in use, of how many (may be NULL).
+ */
+extern int64 mlc_slot_usage(Oid dbid, int *used, int *max);
+
 /* Lets go of what lies before lsn; lets it be written out with a checkpoint. */
 extern void mlc_slot_confirm(XLogRecPtr lsn);
 

@@ -109,6 +109,9 @@ extern bool mlc_target_arm(MlcTarget *target);
 /* Removes every entry of a rule.  Waits. */
 extern bool mlc_target_purge(MlcTarget *target, MlcRelayRule *rule);
 
+/* Disarms it and removes every entry, since no relay will follow.  Waits. */
+extern void mlc_target_retire(MlcTarget *target, HTAB *rules);
+
 /* Closes it with a reason; retried with backoff. */
 extern void mlc_target_fail(MlcTarget *target, const char *reason);
 

@@ -7,10 +7,10 @@
  */
 #include "postgres.h"
 
+#include "base/interval.h"
 #include "capture/attach.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
-#include "sql/args.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -73,7 +73,7 @@ ttl_arg(FunctionCallInfo fcinfo, int n, const char *name)
 
 	if (PG_ARGISNULL(n))
 		return 0;
-	ms = mlc_args_interval_ms(PG_GETARG_INTERVAL_P(n));
+	ms = mlc_interval_ms(PG_GETARG_INTERVAL_P(n));
 	if (ms <= 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -19,7 +19,6 @@
 #include "redis/script.h"
 #include "redis/server.h"
 #include "relay/slot.h"
-#include "replication/slot.h"
 #include "shm/segment.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -51,22 +50,6 @@ state_name(MlcTargetState state)
 	return "?";
 }
 
-/* Bytes of WAL that a slot holds back; -1 where there is none. */
-static int64
-slot_retained(const char *name)
-{
-	ReplicationSlot *slot = SearchNamedReplicationSlot(name, true);
-	XLogRecPtr	restart;
-
-	if (slot == NULL)
-		return -1;
-	SpinLockAcquire(&slot->mutex);
-	restart = slot->data.restart_lsn;
-	SpinLockRelease(&slot->mutex);
-	return XLogRecPtrIsInvalid(restart) ? -1 :
-		(int64) (GetXLogWriteRecPtr() - restart);
-}
-
 #define STAT_COLUMNS 19
 
 /* mlcache.stat_get_servers() */
@@ -88,7 +71,7 @@ mlc_stat_get_servers(PG_FUNCTION_ARGS)
 	LWLockAcquire(mlc_shared->lock, LW_SHARED);
 	memcpy(stats, relay->targets, sizeof(stats));
 	LWLockRelease(mlc_shared->lock);
-	retained = slot_retained(mlc_slot_name(MyDatabaseId));
+	retained = mlc_slot_usage(MyDatabaseId, NULL, NULL);
 	now = GetXLogWriteRecPtr();
 
 	for (int i = 0; i < MLC_MAX_TARGETS; i++)
@@ -234,27 +217,17 @@ static void
 check_slots(ReturnSetInfo *rsinfo)
 {
 	const char *name = mlc_slot_name(MyDatabaseId);
-	int			used = 0;
-	bool		exists = false;
+	int			used;
+	int			max;
+	bool		exists = mlc_slot_usage(MyDatabaseId, &used, &max) >= 0;
 
-	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
-	for (int i = 0; i < max_replication_slots; i++)
-	{
-		ReplicationSlot *slot = &ReplicationSlotCtl->replication_slots[i];
-
-		if (!slot->in_use)
-			continue;
-		used++;
-		exists |= strcmp(NameStr(slot->data.name), name) == 0;
-	}
-	LWLockRelease(ReplicationSlotControlLock);
 	report(rsinfo, "max_replication_slots",
-		   exists || used < max_replication_slots,
+		   exists || used < max,
 		   psprintf("%d of %d in use; the slot \"%s\" %s.", used,
-					max_replication_slots, name,
+					max, name,
 					exists ? "is one of them" : "does not exist yet"),
 		   psprintf("ALTER SYSTEM SET max_replication_slots = %d; then restart the server.",
-					max_replication_slots + 5));
+					max + 5));
 }
 
 static void

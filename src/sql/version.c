@@ -10,6 +10,7 @@
 #include "access/htup_details.h"
 #include "access/xlog.h"
 #include "base/fault.h"
+#include "base/interval.h"
 #include "capture/decode.h"
 #include "capture/xact.h"
 #include "fmgr.h"
@@ -18,7 +19,6 @@
 #include "model/version.h"
 #include "pgstat.h"
 #include "shm/segment.h"
-#include "sql/args.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -73,7 +73,7 @@ mlc_wait_applied(PG_FUNCTION_ARGS)
 				 errdetail("A relay runs where tables are attached.")));
 	if (!PG_ARGISNULL(1))
 		end = GetCurrentTimestamp() +
-			mlc_args_interval_ms(PG_GETARG_INTERVAL_P(1)) * 1000;
+			mlc_interval_ms(PG_GETARG_INTERVAL_P(1)) * 1000;
 
 	pg_atomic_fetch_add_u32(&relay->hurry, 1);
 	PG_TRY();

@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
- * sql/args.h
- *	  Arguments that several SQL functions take.
+ * base/interval.h
+ *	  Intervals as milliseconds.
  *
  *-------------------------------------------------------------------------
  */
-#ifndef MLC_SQL_ARGS_H
-#define MLC_SQL_ARGS_H
+#ifndef MLC_BASE_INTERVAL_H
+#define MLC_BASE_INTERVAL_H
 
 #include "postgres.h"
 
@@ -14,7 +14,7 @@
 
 /* An interval in ms, a month being 30 days; saturates at INT64 limits / 2. */
 static inline int64
-mlc_args_interval_ms(const Interval *interval)
+mlc_interval_ms(const Interval *interval)
 {
 	double		ms = interval->time / 1000.0 +
 	(interval->day + interval->month * 30.0) * 86400000.0;
@@ -26,4 +26,4 @@ mlc_args_interval_ms(const Interval *interval)
 	return (int64) ms;
 }
 
-#endif							/* MLC_SQL_ARGS_H */
+#endif							/* MLC_BASE_INTERVAL_H */

@@ -1,0 +1,464 @@
+/*-------------------------------------------------------------------------
+ *
+ * relay/deliver.c
+ *	  One Redis: send a batch as one pipeline, check every single reply.
+ *
+ * A batch goes out as one pipeline: first the publication of `applying` (a
+ * compare-and-set that also carries the `applied` of the batch before), then
+ * the commands.  `applied` moves here when every reply was good, and on the
+ * server with the next publication, so that it never claims what an unread
+ * error would deny.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "base/fault.h"
+#include "miscadmin.h"
+#include "redis/command.h"
+#include "relay/target.h"
+#include "utils/memutils.h"
+
+#define UNLINK_KEYS 256			/* entries a command; as many guards */
+#define APPLY_KEYS 64			/* entries a scripted call */
+#define OOM_PAUSE 1000			/* ms without values once Redis was full */
+
+static void
+expect(MlcTarget *target, MlcExpect what)
+{
+	if (target->nexpect == target->expect_size)
+	{
+		target->expect_size = Max(64, target->expect_size * 2);
+		if (target->expect == NULL)
+			target->expect = MemoryContextAlloc(target->context,
+												sizeof(MlcExpect) * target->expect_size);
+		else
+			target->expect = repalloc(target->expect,
+									  sizeof(MlcExpect) * target->expect_size);
+	}
+	target->expect[target->nexpect++] = what;
+}
+
+static void
+append_publish(MlcTarget *target, MlcVersion applying)
+{
+	char		before[MLC_VERSION_LEN + 1];
+	char		applied[MLC_VERSION_LEN + 1];
+	char		next[MLC_VERSION_LEN + 1];
+	MlcCommand	cmd;
+
+	if (mlc_version_compare(applying, target->applied) < 0)
+		applying = target->applied;
+	if (mlc_version_compare(applying, target->applying) < 0)
+		applying = target->applying;
+	mlc_version_print(target->applying, before);
+	mlc_version_print(target->applied, applied);
+	mlc_version_print(applying, next);
+
+	mlc_command_init(&cmd);
+	mlc_command_add_cstr(&cmd, "FCALL");
+	mlc_command_add_cstr(&cmd, "mlc_publish");
+	mlc_command_add_cstr(&cmd, "0");
+	mlc_command_add_cstr(&cmd, target->ns);
+	mlc_command_add_cstr(&cmd, target->nonce);
+	mlc_command_add_cstr(&cmd, before);
+	mlc_command_add_cstr(&cmd, applied);
+	mlc_command_add_cstr(&cmd, next);
+	mlc_command_append(&cmd, target->conn);
+	expect(target, MLC_EXPECT_PUBLISH);
+
+	target->applying = applying;
+	target->published = target->applied;
+	target->sent_at = GetCurrentTimestamp();
+}
+
+bool
+mlc_target_publish(MlcTarget *target)
+{
+	Assert(mlc_target_is_idle(target));
+	target->nexpect = target->expect_next = 0;
+	append_publish(target, target->applied);
+	if (mlc_conn_push(target->conn))
+		return true;
+	mlc_target_fail(target, mlc_conn_error(target->conn));
+	return false;
+}
+
+/* Removals under way: entries, then as many guards. */
+typedef struct Removals
+{
+	MlcCommand	cmd;
+	int			n;
+	const char *keys[UNLINK_KEYS];
+	uint32		lens[UNLINK_KEYS];
+	StringInfoData guards;
+} Removals;
+
+static void
+flush_removals(MlcTarget *target, Removals *removals)
+{
+	Size		room = 0;
+
+	if (removals->n == 0)
+		return;
+
+	/* guards lie in one buffer that must not move while it is referenced */
+	for (int i = 0; i < removals->n; i++)
+		room += removals->lens[i] + 8;
+	resetStringInfo(&removals->guards);
+	enlargeStringInfo(&removals->guards, room);
+
+	mlc_command_reset(&removals->cmd);
+	mlc_command_add(&removals->cmd, "UNLINK", 6);
+	for (int i = 0; i < removals->n; i++)
+	{
+		int			start = removals->guards.len;
+
+		mlc_command_add(&removals->cmd, removals->keys[i], removals->lens[i]);
+		mlc_key_guard(removals->keys[i], removals->lens[i], &removals->guards);
+		mlc_command_add(&removals->cmd, removals->guards.data + start,
+						removals->guards.len - start);
+	}
+	mlc_command_append(&removals->cmd, target->conn);
+	expect(target, MLC_EXPECT_UNLINK);
+	removals->n = 0;
+}
+
+/* Versioned values under way. */
+typedef struct Values
+{
+	MlcCommand	cmd;
+	int			n;
+	MlcBatchEvent *events[APPLY_KEYS];
+} Values;
+
+static void
+flush_values(MlcTarget *target, Values *values)
+{
+	static const char *const ops[] = {"u", "r"};
+	char		versions[APPLY_KEYS][MLC_VERSION_LEN + 1];
+
+	if (values->n == 0)
+		return;
+	mlc_command_reset(&values->cmd);
+	mlc_command_add(&values->cmd, "FCALL", 5);
+	mlc_command_add(&values->cmd, "mlc_apply", 9);
+	mlc_command_add_int(&values->cmd, values->n);
+	for (int i = 0; i < values->n; i++)
+		mlc_command_add(&values->cmd, values->events[i]->key,
+						values->events[i]->keylen);
+	mlc_command_add_cstr(&values->cmd, target->ns);
+	mlc_command_add_cstr(&values->cmd, target->nonce);
+	for (int i = 0; i < values->n; i++)
+	{
+		MlcBatchEvent *event = values->events[i];
+
+		mlc_version_print(event->version, versions[i]);
+		mlc_command_add(&values->cmd, ops[event->op == MLC_OP_REPLICATE], 1);
+		mlc_command_add(&values->cmd, versions[i], MLC_VERSION_LEN);
+		mlc_command_add_int(&values->cmd, event->rule->ttl);
+		mlc_command_add(&values->cmd, event->payload, event->payloadlen);
+	}
+	mlc_command_append(&values->cmd, target->conn);
+	expect(target, MLC_EXPECT_APPLY);
+	values->n = 0;
+}
+
+static const char *
+stream_op(MlcOp op)
+{
+	return mlc_event_op_name(op);
+}
+
+static void
+append_stream(MlcTarget *target, MlcOp op, MlcRelayRule *rule,
+			  const char *key, uint32 keylen, const char *payload,
+			  uint32 payloadlen, MlcVersion version)
+{
+	char		text[MLC_VERSION_LEN + 1];
+	MlcCommand	cmd;
+
+	mlc_version_print(version, text);
+	mlc_command_init(&cmd);
+	mlc_command_add_cstr(&cmd, "XADD");
+	mlc_command_add_cstr(&cmd, "mlc:events");
+	mlc_command_add_cstr(&cmd, "MAXLEN");
+	mlc_command_add_cstr(&cmd, "~");
+	mlc_command_add_int(&cmd, target->stream);
+	mlc_command_add_cstr(&cmd, "*");
+	mlc_command_add_cstr(&cmd, "op");
+	mlc_command_add_cstr(&cmd, stream_op(op));
+	if (key)
+	{
+		mlc_command_add_cstr(&cmd, "key");
+		mlc_command_add(&cmd, key, keylen);
+	}
+	mlc_command_add_cstr(&cmd, "version");
+	mlc_command_add_cstr(&cmd, text);
+	mlc_command_add_cstr(&cmd, "rule");
+	mlc_command_add_int(&cmd, rule->id);
+	if (payload)
+	{
+		mlc_command_add_cstr(&cmd, "payload");
+		mlc_command_add(&cmd, payload, payloadlen);
+	}
+	mlc_command_append(&cmd, target->conn);
+	expect(target, MLC_EXPECT_STREAM);
+}
+
+static bool
+concerns(MlcTarget *target, MlcRelayRule *rule, MlcVersion version)
+{
+	return (rule->mask & (1U << target->number)) != 0 &&
+		mlc_version_compare(version, target->applied) > 0;
+}
+
+/* Purges wait for their own replies, so applying is published first. */
+static bool
+send_purges(MlcTarget *target, MlcBatch *batch)
+{
+	ListCell   *lc;
+
+	foreach(lc, batch->purges)
+	{
+		MlcBatchPurge *purge = lfirst(lc);
+
+		if (!concerns(target, purge->rule, purge->version))
+			continue;
+		while (!mlc_target_poll(target))
+		{
+			if (!mlc_target_is_live(target))
+				return false;
+			(void) mlc_conn_wait(target->conn);
+		}
+		if (!mlc_target_purge(target, purge->rule))
+			return false;
+		target->nexpect = target->expect_next = 0;
+		if (target->stream > 0)
+			append_stream(target, MLC_OP_TRUNCATE, purge->rule, NULL, 0,
+						  NULL, 0, purge->version);
+		LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
+		target->stat->purges++;
+		LWLockRelease(mlc_shared->lock);
+	}
+	return true;
+}
+
+bool
+mlc_target_send(MlcTarget *target, MlcBatch *batch)
+{
+	static Removals removals;
+	static Values values;
+	bool		held_back = false;
+	bool		oom = target->oom_until > GetCurrentTimestamp();
+
+	MLC_FAULT("relay-before-applying");
+	if (target->expect_next == target->nexpect)
+		target->nexpect = target->expect_next = 0;
+
+	/* what follows allocates in the batch's context, reset with it */
+	MemoryContextSwitchTo(batch->context);
+	append_publish(target, batch->applying);
+	if (batch->purges != NIL)
+	{
+		if (!mlc_conn_push(target->conn))
+		{
+			mlc_target_fail(target, mlc_conn_error(target->conn));
+			return false;
+		}
+		if (!send_purges(target, batch))
+			return false;
+	}
+
+	memset(&removals, 0, offsetof(Removals, guards));
+	mlc_command_init(&removals.cmd);
+	initStringInfo(&removals.guards);
+	memset(&values, 0, sizeof(values));
+	mlc_command_init(&values.cmd);
+
+	for (int i = 0; i < batch->nevents; i++)
+	{
+		MlcBatchEvent *event = &batch->events[i];
+
+		if (event->dead || !concerns(target, event->rule, event->version))
+			continue;
+		if ((event->op == MLC_OP_UPDATE || event->op == MLC_OP_REPLICATE) &&
+			!oom)
+		{
+			values.events[values.n++] = event;
+			if (values.n == APPLY_KEYS)
+				flush_values(target, &values);
+		}
+		else
+		{
+			/* a full Redis takes no value: the old one goes meanwhile */
+			if (event->op == MLC_OP_REPLICATE)
+				held_back = true;
+			removals.keys[removals.n] = event->key;
+			removals.lens[removals.n++] = event->keylen;
+			if (removals.n == UNLINK_KEYS)
+				flush_removals(target, &removals);
+		}
+		if (target->stream > 0 && !oom)
+			append_stream(target, event->op, event->rule, event->key,
+						  event->keylen, event->payload, event->payloadlen,
+						  event->version);
+	}
+	flush_removals(target, &removals);
+	flush_values(target, &values);
+	MLC_FAULT("relay-before-send");
+	if (!mlc_conn_push(target->conn))
+	{
+		mlc_target_fail(target, mlc_conn_error(target->conn));
+		return false;
+	}
+	MLC_FAULT("relay-after-send");
+
+	if (held_back)
+	{
+		/*
+		 * A replicated entry must exist, so this batch is not done: wait for
+		 * the removals, then come again with its values.
+		 */
+		while (!mlc_target_poll(target))
+		{
+			if (!mlc_target_is_live(target))
+				return false;
+			(void) mlc_conn_wait(target->conn);
+		}
+		mlc_target_fail(target, "Redis is out of memory; replicated values are held back.");
+		return false;
+	}
+	return true;
+}
+
+/* Counts what a scripted call did: {set, skipped, deleted}. */
+static bool
+count_applied(MlcTarget *target, MlcReply *reply)
+{
+	if (reply->type != MLC_REPLY_ARRAY || reply->nelements != 3)
+		return false;
+	for (int i = 0; i < 3; i++)
+		if (reply->elements[i]->type != MLC_REPLY_INTEGER)
+			return false;
+	target->stat->updated += reply->elements[0]->integer;
+	target->stat->skipped += reply->elements[1]->integer;
+	target->stat->invalidated += reply->elements[2]->integer;
+	return true;
+}
+
+/* Checks one reply against what was expected; NULL or what is wrong. */
+static const char *
+check(MlcTarget *target, MlcExpect what, MlcReply *reply)
+{
+	if (reply->type == MLC_REPLY_ERROR)
+	{
+		/* a full Redis still takes removals: send those next time */
+		if (strncmp(reply->str, "OOM", 3) == 0)
+			target->oom_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+															OOM_PAUSE);
+		return psprintf("Redis answered: %s", reply->str);
+	}
+	switch (what)
+	{
+		case MLC_EXPECT_PUBLISH:
+			if (reply->type != MLC_REPLY_INTEGER)
+				return "mlc_publish: unexpected reply";
+			if (reply->integer != 1 && target->state == MLC_TARGET_ARMED)
+				return "It is not armed any more; it was restarted or promoted.";
+			break;
+		case MLC_EXPECT_UNLINK:
+			if (reply->type != MLC_REPLY_INTEGER)
+				return "UNLINK: unexpected reply";
+			target->stat->invalidated += reply->integer;
+			break;
+		case MLC_EXPECT_APPLY:
+			if (!count_applied(target, reply))
+				return "mlc_apply: unexpected reply";
+			break;
+		case MLC_EXPECT_STREAM:
+			if (reply->type != MLC_REPLY_STRING)
+				return "XADD: unexpected reply";
+			break;
+	}
+	return NULL;
+}
+
+bool
+mlc_target_poll(MlcTarget *target)
+{
+	static MemoryContext context = NULL;
+	MemoryContext old;
+
+	if (!mlc_target_is_live(target))
+		return false;
+	if (target->expect_next == target->nexpect)
+		return true;
+
+	if (context == NULL)
+		context = AllocSetContextCreate(TopMemoryContext, "mlcache replies",
+										ALLOCSET_DEFAULT_SIZES);
+	if (!mlc_conn_push(target->conn))
+	{
+		mlc_target_fail(target, mlc_conn_error(target->conn));
+		return false;
+	}
+	old = MemoryContextSwitchTo(context);
+	while (target->expect_next < target->nexpect &&
+		   mlc_conn_ready(target->conn))
+	{
+		MlcReply   *reply = mlc_conn_reply(target->conn);
+		const char *wrong;
+
+		if (reply == NULL)
+			wrong = mlc_conn_error(target->conn);
+		else
+			wrong = check(target, target->expect[target->expect_next], reply);
+		if (wrong)
+		{
+			mlc_target_fail(target, wrong);
+			break;
+		}
+		target->expect_next++;
+		target->sent_at = GetCurrentTimestamp();
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(context);
+
+	if (!mlc_target_is_live(target))
+		return false;
+	if (target->expect_next < target->nexpect)
+	{
+		if (!mlc_conn_is_open(target->conn))
+			mlc_target_fail(target, mlc_conn_error(target->conn));
+		else if (TimestampDifferenceExceeds(target->sent_at,
+											GetCurrentTimestamp(),
+											target->options.timeout))
+			mlc_target_fail(target, "Redis did not answer in time.");
+		return false;
+	}
+	return true;
+}
+
+void
+mlc_target_advance(MlcTarget *target, MlcVersion version,
+				   TimestampTz committed)
+{
+	if (mlc_version_compare(version, target->applied) <= 0)
+		return;
+	target->applied = version;
+	LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
+	target->stat->applied_tli = version.tli;
+	target->stat->applied_lsn = version.lsn;
+	if (committed != 0)
+	{
+		double		lag = (GetCurrentTimestamp() - committed) / 1000.0;
+
+		target->stat->applied_commit = committed;
+		target->stat->batches++;
+		target->stat->lag_ms = lag;
+		if (lag > target->stat->lag_ms_max)
+			target->stat->lag_ms_max = lag;
+	}
+	LWLockRelease(mlc_shared->lock);
+}

@@ -1,0 +1,268 @@
+/*-------------------------------------------------------------------------
+ *
+ * relay/flow.c
+ *	  From decoded batches to applied ones: visibility, sending, replies.
+ *
+ * One batch is in flight while the next is decoded.  `applied` moves when all
+ * replies to a batch were good, and is held back while changes of weak rules
+ * wait.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/transam.h"
+#include "access/xact.h"
+#include "base/fault.h"
+#include "base/guc.h"
+#include "miscadmin.h"
+#include "relay/refresh.h"
+#include "relay/relay.h"
+#include "relay/slot.h"
+#include "storage/lmgr.h"
+#include "storage/procarray.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+
+#define HEARTBEAT 1000			/* ms */
+
+/* Waits until every transaction of the batch is seen by new snapshots. */
+static void
+wait_visible(MlcBatch *batch)
+{
+	ResourceOwner owner = CurrentResourceOwner;
+	Snapshot	snapshot;
+
+	if (batch->nxids == 0 || MLC_FAULT_SKIP("relay-visibility"))
+		return;
+	StartTransactionCommand();
+	snapshot = GetTransactionSnapshot();
+	for (int i = 0; i < batch->nxids; i++)
+	{
+		if (!XidInMVCCSnapshot(batch->xids[i], snapshot))
+			continue;
+
+		/*
+		 * Its lock goes after it has left the array of running transactions,
+		 * so whoever gets past it finds the transaction in no new snapshot.
+		 */
+		XactLockTableWait(batch->xids[i], NULL, NULL, XLTW_None);
+		while (TransactionIdIsInProgress(batch->xids[i]))
+		{
+			CHECK_FOR_INTERRUPTS();
+			pg_usleep(100L);
+		}
+	}
+	CommitTransactionCommand();
+	CurrentResourceOwner = owner;
+}
+
+static bool
+all_idle(void)
+{
+	for (int i = 0; i < relay->ntargets; i++)
+		if (mlc_target_is_live(relay->targets[i]) &&
+			!mlc_target_is_idle(relay->targets[i]))
+			return false;
+	return true;
+}
+
+bool
+mlc_flow_any_live(void)
+{
+	for (int i = 0; i < relay->ntargets; i++)
+		if (mlc_target_is_live(relay->targets[i]))
+			return true;
+	return false;
+}
+
+/* What may be called applied now: held back by weak changes that wait. */
+static MlcVersion
+safe_end(MlcVersion end)
+{
+	if (relay->weak->nevents > 0 &&
+		mlc_version_compare(relay->weak_before, end) < 0)
+		return relay->weak_before;
+	return end;
+}
+
+/* Tells waiters in shared memory how far all live targets are. */
+static void
+show_progress(void)
+{
+	uint64		lowest = PG_UINT64_MAX;
+	uint64		before = pg_atomic_read_u64(&relay->shared->applied_lsn);
+
+	for (int i = 0; i < relay->ntargets; i++)
+	{
+		MlcTarget  *target = relay->targets[i];
+
+		if (target->state == MLC_TARGET_GIVEN_UP)
+			continue;
+		if (!mlc_target_is_live(target))
+			return;
+		lowest = Min(lowest, target->applied.lsn);
+	}
+	pg_atomic_write_u64(&relay->shared->decoded_lsn, relay->position.lsn);
+	if (lowest != PG_UINT64_MAX && lowest > before)
+	{
+		pg_atomic_write_u64(&relay->shared->applied_lsn, lowest);
+		ConditionVariableBroadcast(&relay->shared->progress);
+	}
+}
+
+/* Collects replies; when all are in, the batch in flight is applied. */
+void
+mlc_flow_poll(void)
+{
+	for (int i = 0; i < relay->ntargets; i++)
+		if (mlc_target_is_live(relay->targets[i]))
+			(void) mlc_target_poll(relay->targets[i]);
+
+	if (!relay->in_flight || !all_idle())
+		return;
+	relay->in_flight = false;
+	for (int i = 0; i < relay->ntargets; i++)
+		if (mlc_target_is_live(relay->targets[i]))
+			mlc_target_advance(relay->targets[i], relay->flight_end,
+							   relay->flight_committed);
+	MLC_FAULT("relay-before-applied");
+	show_progress();
+}
+
+/* Waits for the batch in flight. */
+void
+mlc_flow_finish(void)
+{
+	while (relay->in_flight)
+	{
+		mlc_flow_poll();
+		for (int i = 0; i < relay->ntargets && relay->in_flight; i++)
+			if (mlc_target_is_live(relay->targets[i]) &&
+				!mlc_target_is_idle(relay->targets[i]))
+			{
+				(void) mlc_conn_wait(relay->targets[i]->conn);
+				break;
+			}
+	}
+}
+
+/* Sends a batch to all live targets; end is applied when they answered. */
+static void
+send_batch(MlcBatch *batch, MlcVersion end)
+{
+	mlc_flow_finish();
+	for (int i = 0; i < relay->ntargets; i++)
+		if (mlc_target_is_live(relay->targets[i]))
+			(void) mlc_target_send(relay->targets[i], batch);
+	relay->flight_end = end;
+	relay->flight_committed = batch->committed;
+	relay->in_flight = true;
+	mlc_refresh_queue(batch);
+	MemoryContextSwitchTo(relay->scratch);
+	mlc_batch_reset(batch);
+}
+
+/* The rest of a large transaction, chunk by chunk. */
+static void
+send_spool(MlcVersion before, MlcVersion end, TimestampTz committed)
+{
+	bool		more = true;
+
+	mlc_spool_sort(relay->spool);
+	while (more)
+	{
+		CHECK_FOR_INTERRUPTS();
+		more = mlc_spool_fill(relay->spool, relay->current, relay->version);
+		relay->current->applying = relay->version;
+		relay->current->committed = committed;
+		send_batch(relay->current, more ? before : end);
+		if (!mlc_flow_any_live())
+			break;
+	}
+	mlc_spool_end(relay->spool);
+	relay->spool = NULL;
+}
+
+static bool
+weak_is_due(void)
+{
+	return relay->weak->nevents > 0 &&
+		(pg_atomic_read_u32(&relay->shared->hurry) > 0 ||
+		 relay->weak->nevents >= MLC_BATCH_EVENTS ||
+		 relay->weak->bytes >= MLC_BATCH_BYTES ||
+		 TimestampDifferenceExceeds(relay->weak_since, GetCurrentTimestamp(),
+									mlc_weak_window));
+}
+
+/* Sends what has been decoded, once its transactions are visible. */
+void
+mlc_flow_dispatch(void)
+{
+	MlcBatch   *batch = relay->current;
+	MlcVersion	before = relay->position;
+	MlcVersion	end;
+
+	wait_visible(batch);
+	end.lsn = mlc_slot_position();
+	end.tli = mlc_decode_timeline(end.lsn);
+	if (mlc_version_compare(end, relay->position) > 0)
+		relay->position = end;
+	end = relay->position;
+
+	if (weak_is_due())
+		mlc_batch_merge(batch, relay->weak);
+
+	if (relay->spool)
+	{
+		TimestampTz committed = relay->committed;
+
+		if (!mlc_batch_is_empty(batch))
+			send_batch(batch, safe_end(before));
+		send_spool(safe_end(before), safe_end(end), committed);
+	}
+	else if (!mlc_batch_is_empty(batch))
+		send_batch(batch, safe_end(end));
+	else
+	{
+		/* only progress: nothing to apply */
+		mlc_batch_reset(batch);
+		if (!relay->in_flight)
+		{
+			for (int i = 0; i < relay->ntargets; i++)
+				if (mlc_target_is_live(relay->targets[i]))
+					mlc_target_advance(relay->targets[i], safe_end(end), 0);
+			show_progress();
+		}
+		else if (mlc_version_compare(safe_end(end), relay->flight_end) > 0)
+			relay->flight_end = safe_end(end);
+	}
+}
+
+/* Publishes progress that no batch has carried, and the heartbeat. */
+void
+mlc_flow_publish(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	bool		pulse;
+
+	if (relay->in_flight)
+		return;
+	pulse = TimestampDifferenceExceeds(relay->last_publish, now, HEARTBEAT);
+	for (int i = 0; i < relay->ntargets; i++)
+	{
+		MlcTarget  *target = relay->targets[i];
+
+		if (!mlc_target_is_idle(target))
+			continue;
+		if (pulse ||
+			(mlc_version_compare(target->applied, target->published) > 0 &&
+			 (mlc_version_compare(target->applying, target->published) > 0 ||
+			  TimestampDifferenceExceeds(relay->last_publish, now,
+										 MLC_PUBLISH_PAUSE))))
+		{
+			(void) mlc_target_publish(target);
+			relay->last_publish = now;
+		}
+	}
+}

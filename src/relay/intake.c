@@ -1,0 +1,194 @@
+/*-------------------------------------------------------------------------
+ *
+ * relay/intake.c
+ *	  The sink: decoded events go into batches.
+ *
+ * Called while decoding, under a historic snapshot: only queues.  Changes of
+ * weak rules are held back in a batch of their own; a transaction larger than
+ * mlcache.relay_work_mem goes to a spool on disk.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "base/guc.h"
+#include "model/key.h"
+#include "relay/relay.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+
+static MlcRelayRule *
+make_rule(const MlcRule *rule)
+{
+	MlcRelayRule *entry;
+	bool		found;
+	MemoryContext old;
+	StringInfoData glob;
+	MlcKeyError error;
+
+	entry = hash_search(relay->rules, &rule->id, HASH_FIND, NULL);
+	if (entry)
+		return entry;
+
+	old = MemoryContextSwitchTo(relay->context);
+	entry = hash_search(relay->rules, &rule->id, HASH_ENTER, &found);
+	memset((char *) entry + sizeof(entry->id), 0,
+		   sizeof(*entry) - sizeof(entry->id));
+	entry->template = mlc_key_parse(rule->key, &error);
+	initStringInfo(&glob);
+	mlc_key_glob(entry->template, &glob);
+	entry->glob = glob.data;
+	initStringInfo(&glob);
+	mlc_key_guard_glob(entry->template, &glob);
+	entry->guard_glob = glob.data;
+	entry->ttl = rule->ttl;
+	entry->consistency = rule->consistency;
+	entry->refresh = rule->action == MLC_OP_REFRESH;
+	entry->nservers = rule->nservers;
+	if (rule->nservers > 0)
+	{
+		entry->servers = palloc(sizeof(char *) * rule->nservers);
+		for (int i = 0; i < rule->nservers; i++)
+			entry->servers[i] = pstrdup(rule->servers[i]);
+	}
+	MemoryContextSwitchTo(old);
+	return entry;
+}
+
+/* The targets a rule fans out to, kept until targets change. */
+static void
+resolve_mask(MlcRelayRule *rule)
+{
+	rule->mask = 0;
+	for (int i = 0; i < relay->ntargets; i++)
+	{
+		MlcTarget  *target = relay->targets[i];
+		bool		named = rule->nservers == 0;
+
+		for (int j = 0; j < rule->nservers && !named; j++)
+			named = strcmp(rule->servers[j], target->name) == 0;
+		if (named)
+			rule->mask |= 1U << target->number;
+	}
+	rule->mask_generation = relay->rules_generation;
+}
+
+static void
+sink_begin(MlcSink *sink, TransactionId xid, MlcVersion version,
+		   TimestampTz committed)
+{
+	relay->in_transaction = true;
+	relay->xid = xid;
+	relay->version = version;
+	relay->committed = committed;
+	relay->had_events = false;
+	relay->transactions++;
+	mlc_batch_add_xid(relay->current, xid);
+}
+
+static void
+move_to_spool(MlcBatch *batch)
+{
+	for (int i = 0; i < batch->nevents; i++)
+	{
+		MlcBatchEvent *event = &batch->events[i];
+
+		if (event->dead ||
+			mlc_version_compare(event->version, relay->version) != 0)
+			continue;
+		mlc_spool_put(relay->spool, event->rule, event->op, event->key,
+					  event->keylen, event->payload, event->payloadlen);
+		event->dead = true;
+	}
+}
+
+/*
+ * The transaction at hand is too large: what it has queued so far goes to the
+ * spool, since a version may have one value a key only.
+ */
+static void
+begin_spool(void)
+{
+	ResourceOwner owner = CurrentResourceOwner;
+
+	CurrentResourceOwner = AuxProcessResourceOwner;
+	relay->spool = mlc_spool_begin(relay->context);
+	CurrentResourceOwner = owner;
+	move_to_spool(relay->current);
+	move_to_spool(relay->weak);
+	relay->spilled++;
+}
+
+static void
+sink_event(MlcSink *sink, const MlcEvent *event, const MlcRule *rule)
+{
+	MlcRelayRule *target_rule = mlc_intake_rule(rule);
+	MlcBatch   *batch = relay->current;
+
+	relay->had_events = true;
+
+	if (event->op == MLC_OP_TRUNCATE)
+	{
+		mlc_batch_purge(relay->current, target_rule, relay->version);
+		mlc_batch_purge(relay->weak, target_rule, relay->version);
+		list_free_deep(relay->weak->purges);
+		relay->weak->purges = NIL;
+		if (relay->spool)
+			mlc_spool_purge(relay->spool, target_rule);
+		return;
+	}
+
+	if (relay->spool)
+	{
+		mlc_spool_put(relay->spool, target_rule, event->op, event->key,
+					  event->keylen, event->payload, event->payloadlen);
+		return;
+	}
+
+	if (target_rule->consistency == MLC_WEAK && mlc_weak_window > 0)
+	{
+		batch = relay->weak;
+		if (batch->nevents == 0)
+		{
+			relay->weak_since = GetCurrentTimestamp();
+			relay->weak_before = relay->position;
+		}
+	}
+	mlc_batch_add(batch, target_rule, event->op, event->key, event->keylen,
+				  event->payload, event->payloadlen, relay->version);
+	batch->committed = relay->committed;
+
+	if (relay->current->bytes + relay->weak->bytes >
+		(Size) mlc_relay_work_mem * 1024)
+		begin_spool();
+}
+
+static void
+sink_commit(MlcSink *sink)
+{
+	relay->in_transaction = false;
+	if (relay->had_events)
+	{
+		relay->current->transactions++;
+		relay->current->committed = relay->committed;
+		relay->current->applying = relay->version;
+	}
+}
+
+MlcRelayRule *
+mlc_intake_rule(const MlcRule *rule)
+{
+	MlcRelayRule *entry = make_rule(rule);
+
+	if (entry->mask_generation != relay->rules_generation)
+		resolve_mask(entry);
+	return entry;
+}
+
+void
+mlc_intake_init(void)
+{
+	relay->sink.begin = sink_begin;
+	relay->sink.event = sink_event;
+	relay->sink.commit = sink_commit;
+}

@@ -1,0 +1,130 @@
+/*-------------------------------------------------------------------------
+ *
+ * relay/relay.h
+ *	  The state of this process, the relay: shared by the files of the room.
+ *
+ * intake.c queues what decoding finds; flow.c sends it and collects replies;
+ * upkeep.c reads the catalogs, confirms the slot, tells progress; worker.c is
+ * the loop and the life of the process.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef MLC_RELAY_RELAY_H
+#define MLC_RELAY_RELAY_H
+
+#include "postgres.h"
+
+#include "capture/decode.h"
+#include "relay/batch.h"
+#include "relay/target.h"
+#include "shm/segment.h"
+#include "utils/hsearch.h"
+
+#define MLC_PUBLISH_PAUSE 20	/* ms between publications of mere progress */
+
+/* One second of the past: what could be confirmed once it is old enough. */
+typedef struct MlcMark
+{
+	TimestampTz at;
+	XLogRecPtr	lsn;
+} MlcMark;
+
+typedef struct MlcRelay
+{
+	MlcSink		sink;			/* first: the sink is the relay */
+	MlcRelayShared *shared;
+	MemoryContext context;
+	MemoryContext scratch;		/* reset every turn */
+	HTAB	   *rules;			/* MlcRelayRule by id */
+	uint32		rules_generation;	/* bumped when targets come and go */
+	MlcTarget  *targets[MLC_MAX_TARGETS];
+	int			ntargets;
+
+	/* decoding */
+	MlcBatch   *current;
+	MlcBatch   *weak;			/* changes of weak rules, held back */
+	TimestampTz weak_since;
+	MlcVersion	weak_before;	/* nothing past it is applied while they wait */
+	MlcSpool   *spool;			/* of the transaction at hand, if large */
+	bool		in_transaction;
+	TransactionId xid;
+	MlcVersion	version;		/* of the transaction at hand */
+	TimestampTz committed;
+	bool		had_events;
+	MlcVersion	position;		/* decoded and visible */
+	XLogRecPtr	caught_up;		/* all flushed WAL up to here was decoded */
+	bool		rewind;			/* decode again from the confirmed position */
+
+	/* in flight */
+	bool		in_flight;
+	MlcVersion	flight_end;		/* applied once all replies are good */
+	TimestampTz flight_committed;
+
+	/* housekeeping */
+	MlcMark    *marks;
+	int			nmarks;
+	int			marks_size;
+	TimestampTz last_second;
+	TimestampTz last_publish;
+	uint32		generation;
+	int64		transactions;
+	int64		spilled;
+} MlcRelay;
+
+
+/* The one relay of this process. */
+extern MlcRelay *relay;
+
+/* ---- intake.c ---- */
+
+/* Fills in the sink; called once. */
+extern void mlc_intake_init(void);
+
+/* The relay's copy of a rule, with its targets resolved. */
+extern MlcRelayRule *mlc_intake_rule(const MlcRule *rule);
+
+/* ---- flow.c ---- */
+
+/* Collects replies; when all are in, the batch in flight is applied. */
+extern void mlc_flow_poll(void);
+
+/* Waits for the batch in flight. */
+extern void mlc_flow_finish(void);
+
+/* Sends what has been decoded, once its transactions are visible. */
+extern void mlc_flow_dispatch(void);
+
+/* Publishes progress that no batch has carried, and the heartbeat. */
+extern void mlc_flow_publish(void);
+extern bool mlc_flow_any_live(void);
+
+/* ---- upkeep.c ---- */
+
+/* Registers for changes of servers and mappings; called once. */
+extern void mlc_upkeep_init(void);
+
+/* Has a rule, server or mapping changed since the last load? */
+extern bool mlc_upkeep_is_stale(void);
+
+/*
+ * Reads rules and servers.  False if this database needs no relay: no
+ * extension, or no rules.
+ */
+extern bool mlc_upkeep_load(void);
+
+/* Tries those targets that are away and due. */
+extern void mlc_upkeep_connect(void);
+
+/* Arms those that have been caught up. */
+extern void mlc_upkeep_arm(void);
+
+/*
+ * The lowest applied of the targets that the slot is held for;
+ * InvalidXLogRecPtr while one of them is away.
+ */
+extern XLogRecPtr mlc_upkeep_lowest_applied(void);
+
+/* Confirms, looks for closed connections, shows counters; once a second. */
+extern void mlc_upkeep_every_second(void);
+
+#endif							/* MLC_RELAY_RELAY_H */

@@ -1,0 +1,322 @@
+/*-------------------------------------------------------------------------
+ *
+ * relay/upkeep.c
+ *	  Catalogs, connections, the slot's confirmed position.
+ *
+ * The slot is confirmed behind what every target has applied, and a window
+ * behind that, so that a Redis which lost its last writes can be caught up.  A
+ * target for which the slot holds too much is given up.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "base/fault.h"
+#include "base/guc.h"
+#include "commands/extension.h"
+#include "model/rule.h"
+#include "redis/server.h"
+#include "relay/relay.h"
+#include "relay/slot.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+static volatile bool catalogs_changed = true;
+static uint64 rule_changes = 0;
+
+static void
+syscache_changed(Datum arg, int cacheid, uint32 hash)
+{
+	catalogs_changed = true;
+}
+
+static void
+drop_target(int i)
+{
+	MlcTarget  *target = relay->targets[i];
+
+	mlc_target_destroy(target);
+	LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
+	memset(&relay->shared->targets[target->number], 0, sizeof(MlcTargetStat));
+	LWLockRelease(mlc_shared->lock);
+	relay->targets[i] = relay->targets[--relay->ntargets];
+	relay->rules_generation++;
+}
+
+static int
+free_number(void)
+{
+	for (int number = 0; number < MLC_MAX_TARGETS; number++)
+	{
+		bool		used = false;
+
+		for (int i = 0; i < relay->ntargets; i++)
+			used |= relay->targets[i]->number == number;
+		if (!used)
+			return number;
+	}
+	return -1;
+}
+
+/* Makes the list of targets what the catalogs say.  In a transaction. */
+static void
+load_targets(void)
+{
+	List	   *servers = mlc_server_all();
+	ListCell   *lc;
+
+	for (int i = relay->ntargets - 1; i >= 0; i--)
+	{
+		MlcTarget  *target = relay->targets[i];
+		bool		keep = false;
+
+		foreach(lc, servers)
+			if (lfirst_oid(lc) == target->serverid)
+			keep = strcmp(mlc_server_load(target->serverid)->fingerprint,
+						  target->fingerprint) == 0;
+		if (!keep)
+			drop_target(i);
+	}
+	foreach(lc, servers)
+	{
+		Oid			serverid = lfirst_oid(lc);
+		bool		known = false;
+		int			number;
+
+		for (int i = 0; i < relay->ntargets; i++)
+			known |= relay->targets[i]->serverid == serverid;
+		if (known)
+			continue;
+		number = free_number();
+		if (number < 0)
+		{
+			ereport(WARNING,
+					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+					 errmsg("mlcache serves the first %d servers only",
+							MLC_MAX_TARGETS)));
+			break;
+		}
+		LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
+		memset(&relay->shared->targets[number], 0, sizeof(MlcTargetStat));
+		relay->shared->targets[number].serverid = serverid;
+		relay->shared->targets[number].state = MLC_TARGET_DOWN;
+		LWLockRelease(mlc_shared->lock);
+		relay->targets[relay->ntargets++] =
+			mlc_target_create(relay->context, serverid, number,
+							  &relay->shared->targets[number]);
+		relay->rules_generation++;
+	}
+
+	for (int i = 0; i < relay->ntargets; i++)
+	{
+		MlcTarget  *target = relay->targets[i];
+		bool		paused = mlc_server_load(target->serverid)->paused;
+
+		if (paused == target->paused)
+			continue;
+		target->paused = paused;
+		if (paused)
+		{
+			mlc_conn_close(target->conn);
+			target->state = MLC_TARGET_PAUSED;
+		}
+		else
+		{
+			target->state = MLC_TARGET_DOWN;
+			target->retry_at = 0;
+		}
+		LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
+		target->stat->state = target->state;
+		LWLockRelease(mlc_shared->lock);
+	}
+}
+
+/*
+ * Reads rules and servers.  False if this database needs no relay: no
+ * extension, or no rules (which must stay true while we look, see attach).
+ */
+bool
+mlc_upkeep_load(void)
+{
+	ResourceOwner owner = CurrentResourceOwner;
+	MemoryContext old;
+	List	   *rules;
+	ListCell   *lc;
+
+	catalogs_changed = false;
+	rule_changes = mlc_rule_changes;
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	rules = OidIsValid(get_extension_oid("mlcache", true)) ? mlc_rule_all() : NIL;
+	if (rules != NIL)
+	{
+		old = CurrentMemoryContext;
+		load_targets();
+		MemoryContextSwitchTo(old);
+		foreach(lc, rules)
+			(void) mlc_intake_rule(lfirst(lc));
+	}
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	CurrentResourceOwner = owner;
+	return rules != NIL;
+}
+
+void
+mlc_upkeep_connect(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	for (int i = 0; i < relay->ntargets; i++)
+	{
+		MlcTarget  *target = relay->targets[i];
+
+		if ((target->state != MLC_TARGET_DOWN &&
+			 target->state != MLC_TARGET_GIVEN_UP) ||
+			target->paused || now < target->retry_at)
+			continue;
+
+		/* a purge takes time; what others have in flight comes first */
+		mlc_flow_finish();
+		if (mlc_target_connect(target, relay->position, mlc_slot_confirmed(),
+							   relay->rules) &&
+			mlc_version_compare(target->applied, relay->position) < 0)
+			relay->rewind = true;
+		MemoryContextSwitchTo(relay->scratch);
+	}
+}
+
+void
+mlc_upkeep_arm(void)
+{
+	for (int i = 0; i < relay->ntargets; i++)
+	{
+		MlcTarget  *target = relay->targets[i];
+
+		if (target->state == MLC_TARGET_CATCHUP && !relay->in_flight &&
+			mlc_target_is_idle(target) &&
+			!relay->rewind && mlc_batch_is_empty(relay->current) &&
+			relay->weak->nevents == 0 && relay->caught_up >= target->arm_at)
+			(void) mlc_target_arm(target);
+		else if (target->state == MLC_TARGET_ARMED && target->backoff > 0 &&
+				 relay->caught_up >= target->arm_at)
+			target->backoff = 0;
+	}
+}
+
+/* The lowest applied of the targets that the slot is held for. */
+XLogRecPtr
+mlc_upkeep_lowest_applied(void)
+{
+	XLogRecPtr	lowest = relay->position.lsn;
+	uint64		limit = (uint64) mlc_slot_max_retained * 1024 * 1024;
+
+	for (int i = 0; i < relay->ntargets; i++)
+	{
+		MlcTarget  *target = relay->targets[i];
+
+		if (!mlc_target_is_live(target))
+		{
+			if (target->state == MLC_TARGET_GIVEN_UP)
+				continue;
+			if (mlc_slot_max_retained >= 0 && mlc_slot_retained() > limit)
+			{
+				ereport(WARNING,
+						(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+						 errmsg("mlcache: server \"%s\" is given up", target->name),
+						 errdetail("The slot holds more than %d MB of WAL for it (mlcache.slot_max_retained). It is purged when it returns.",
+								   mlc_slot_max_retained)));
+				target->state = MLC_TARGET_GIVEN_UP;
+				LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
+				target->stat->state = MLC_TARGET_GIVEN_UP;
+				LWLockRelease(mlc_shared->lock);
+				continue;
+			}
+			return InvalidXLogRecPtr;
+		}
+		lowest = Min(lowest, target->applied.lsn);
+	}
+	return lowest;
+}
+
+/* Once a second: remembers what is applied, confirms what is old enough. */
+static void
+confirm(TimestampTz now)
+{
+	XLogRecPtr	lowest = mlc_upkeep_lowest_applied();
+	int			old = 0;
+
+	if (XLogRecPtrIsInvalid(lowest))
+		return;
+	if (relay->nmarks == relay->marks_size)
+	{
+		relay->marks_size = Max(64, relay->marks_size * 2);
+		if (relay->marks == NULL)
+			relay->marks = MemoryContextAlloc(relay->context,
+											  sizeof(MlcMark) * relay->marks_size);
+		else
+			relay->marks = repalloc(relay->marks,
+									sizeof(MlcMark) * relay->marks_size);
+	}
+	if (relay->nmarks == 0 || relay->marks[relay->nmarks - 1].lsn < lowest)
+	{
+		relay->marks[relay->nmarks].at = now;
+		relay->marks[relay->nmarks++].lsn = lowest;
+	}
+
+	while (old < relay->nmarks &&
+		   TimestampDifferenceExceeds(relay->marks[old].at, now,
+									  mlc_redelivery_window))
+		old++;
+	if (old > 0)
+	{
+		XLogRecPtr	lsn = Min(relay->marks[old - 1].lsn, lowest);
+
+		MLC_FAULT("relay-before-confirm");
+		mlc_slot_confirm(lsn);
+		memmove(relay->marks, relay->marks + old,
+				sizeof(MlcMark) * (relay->nmarks - old));
+		relay->nmarks -= old;
+	}
+}
+
+void
+mlc_upkeep_every_second(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (!TimestampDifferenceExceeds(relay->last_second, now, 1000))
+		return;
+	relay->last_second = now;
+	confirm(now);
+	for (int i = 0; i < relay->ntargets; i++)
+	{
+		MlcTarget  *target = relay->targets[i];
+
+		if (mlc_target_is_idle(target) && mlc_conn_check_closed(target->conn))
+			mlc_target_fail(target, mlc_conn_error(target->conn));
+	}
+	LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
+	relay->shared->transactions += relay->transactions;
+	relay->shared->spilled += relay->spilled;
+	relay->shared->tli = relay->position.tli;
+	LWLockRelease(mlc_shared->lock);
+	relay->transactions = relay->spilled = 0;
+}
+
+bool
+mlc_upkeep_is_stale(void)
+{
+	return catalogs_changed || mlc_rule_changes != rule_changes;
+}
+
+void
+mlc_upkeep_init(void)
+{
+	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, syscache_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(USERMAPPINGOID, syscache_changed, (Datum) 0);
+}
