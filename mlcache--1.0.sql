@@ -162,6 +162,12 @@ LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED;
 COMMENT ON FUNCTION mlcache.last_commit_version()
 IS 'version of this session''s last commit that wrote something, or NULL';
 
+CREATE FUNCTION mlcache.fill_version() RETURNS text
+AS 'MODULE_PATHNAME', 'mlc_fill_version'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION mlcache.fill_version()
+IS 'upper bound of what this transaction''s snapshot has seen, flushed: the argument hi of the Redis function mlc_fill; call it after the loading query, or in it';
+
 CREATE FUNCTION mlcache.wait_applied(version text, timeout interval DEFAULT '10 s')
 RETURNS boolean
 AS 'MODULE_PATHNAME', 'mlc_wait_applied'

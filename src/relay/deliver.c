@@ -16,6 +16,7 @@
 #include "base/fault.h"
 #include "miscadmin.h"
 #include "redis/command.h"
+#include "relay/purge.h"
 #include "relay/target.h"
 #include "utils/memutils.h"
 
@@ -164,12 +165,6 @@ flush_values(MlcTarget *target, Values *values)
 	values->n = 0;
 }
 
-static const char *
-stream_op(MlcOp op)
-{
-	return mlc_event_op_name(op);
-}
-
 static void
 append_stream(MlcTarget *target, MlcOp op, MlcRelayRule *rule,
 			  const char *key, uint32 keylen, const char *payload,
@@ -187,7 +182,7 @@ append_stream(MlcTarget *target, MlcOp op, MlcRelayRule *rule,
 	mlc_command_add_int(&cmd, target->stream);
 	mlc_command_add_cstr(&cmd, "*");
 	mlc_command_add_cstr(&cmd, "op");
-	mlc_command_add_cstr(&cmd, stream_op(op));
+	mlc_command_add_cstr(&cmd, mlc_event_op_name(op));
 	if (key)
 	{
 		mlc_command_add_cstr(&cmd, "key");
@@ -213,6 +208,32 @@ concerns(MlcTarget *target, MlcRelayRule *rule, MlcVersion version)
 		mlc_version_compare(version, target->applied) > 0;
 }
 
+static int
+by_version(const void *a, const void *b)
+{
+	return mlc_version_compare((*(MlcBatchEvent *const *) a)->version,
+							   (*(MlcBatchEvent *const *) b)->version);
+}
+
+/* The batch's events for the stream, in the order of their versions. */
+static void
+stream_events(MlcTarget *target, MlcBatch *batch)
+{
+	MlcBatchEvent **events = palloc(sizeof(MlcBatchEvent *) *
+									Max(batch->nevents, 1));
+	int			n = 0;
+
+	for (int i = 0; i < batch->nevents; i++)
+		if (!batch->events[i].dead &&
+			concerns(target, batch->events[i].rule, batch->events[i].version))
+			events[n++] = &batch->events[i];
+	qsort(events, n, sizeof(MlcBatchEvent *), by_version);
+	for (int i = 0; i < n; i++)
+		append_stream(target, events[i]->op, events[i]->rule, events[i]->key,
+					  events[i]->keylen, events[i]->payload,
+					  events[i]->payloadlen, events[i]->version);
+}
+
 /* Purges wait for their own replies, so applying is published first. */
 static bool
 send_purges(MlcTarget *target, MlcBatch *batch)
@@ -231,7 +252,7 @@ send_purges(MlcTarget *target, MlcBatch *batch)
 				return false;
 			(void) mlc_conn_wait(target->conn);
 		}
-		if (!mlc_target_purge(target, purge->rule))
+		if (!mlc_purge_rule(target, purge->rule))
 			return false;
 		target->nexpect = target->expect_next = 0;
 		if (target->stream > 0)
@@ -299,13 +320,13 @@ mlc_target_send(MlcTarget *target, MlcBatch *batch)
 			if (removals.n == UNLINK_KEYS)
 				flush_removals(target, &removals);
 		}
-		if (target->stream > 0 && !oom)
-			append_stream(target, event->op, event->rule, event->key,
-						  event->keylen, event->payload, event->payloadlen,
-						  event->version);
 	}
 	flush_removals(target, &removals);
 	flush_values(target, &values);
+	if (target->stream > 0 && !oom)
+		stream_events(target, batch);
+	else if (target->stream > 0 && batch->nevents > 0)
+		held_back = true;
 	MLC_FAULT("relay-before-send");
 	if (!mlc_conn_push(target->conn))
 	{
@@ -317,8 +338,8 @@ mlc_target_send(MlcTarget *target, MlcBatch *batch)
 	if (held_back)
 	{
 		/*
-		 * A replicated entry must exist, so this batch is not done: wait for
-		 * the removals, then come again with its values.
+		 * A replicated entry must exist, and the stream must not have gaps,
+		 * so this batch is not done: wait for the removals, then come again.
 		 */
 		while (!mlc_target_poll(target))
 		{
@@ -326,7 +347,7 @@ mlc_target_send(MlcTarget *target, MlcBatch *batch)
 				return false;
 			(void) mlc_conn_wait(target->conn);
 		}
-		mlc_target_fail(target, "Redis is out of memory; replicated values are held back.");
+		mlc_target_fail(target, "Redis is out of memory; replicated values and the stream are held back.");
 		return false;
 	}
 	return true;

@@ -23,11 +23,11 @@
 #include "redis/command.h"
 #include "redis/server.h"
 #include "redis/script.h"
+#include "relay/purge.h"
 #include "relay/target.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
-#define SCAN_COUNT "1000"
 
 /* ---- life ---- */
 
@@ -122,8 +122,8 @@ mlc_target_fail(MlcTarget *target, const char *reason)
 /* ---- small round trips ---- */
 
 /* True if the reply is there and no error; otherwise fails the target. */
-static bool
-good(MlcTarget *target, MlcReply *reply, const char *what)
+bool
+mlc_target_good(MlcTarget *target, MlcReply *reply, const char *what)
 {
 	if (reply == NULL)
 	{
@@ -157,106 +157,6 @@ system_identifier(void)
 	return psprintf(UINT64_FORMAT, GetSystemIdentifier());
 }
 
-/* ---- purge ---- */
-
-/* The key that a guard belongs to, in the current context; NULL: none. */
-static char *
-key_of_guard(const char *guard, size_t len, size_t *keylen)
-{
-	StringInfoData again;
-	const char *candidates[2];
-	size_t		lens[2];
-	int			n = 0;
-
-	if (len < 5 || memcmp(guard, "mlc:", 4) != 0)
-		return NULL;
-	if (guard[4] == '{' && guard[len - 1] == '}')
-	{
-		candidates[n] = guard + 5;
-		lens[n++] = len - 6;
-	}
-	candidates[n] = guard + 4;
-	lens[n++] = len - 4;
-
-	initStringInfo(&again);
-	for (int i = 0; i < n; i++)
-	{
-		resetStringInfo(&again);
-		mlc_key_guard(candidates[i], lens[i], &again);
-		if (again.len == (int) len && memcmp(again.data, guard, len) == 0)
-		{
-			*keylen = lens[i];
-			return pnstrdup(candidates[i], lens[i]);
-		}
-	}
-	return NULL;
-}
-
-/* Unlinks every name that matches glob and, as a key or guard, the template. */
-static bool
-purge_glob(MlcTarget *target, MlcRelayRule *rule, const char *glob,
-		   bool guards)
-{
-	char	   *cursor = "0";
-
-	do
-	{
-		MlcReply   *reply;
-		MlcReply   *names;
-		MlcCommand	unlink;
-
-		CHECK_FOR_INTERRUPTS();
-		reply = mlc_command_simple(target->conn, "SCAN", cursor, "MATCH", glob,
-								   "COUNT", SCAN_COUNT, NULL);
-		if (!good(target, reply, "SCAN"))
-			return false;
-		if (reply->type != MLC_REPLY_ARRAY || reply->nelements != 2 ||
-			reply->elements[1]->type != MLC_REPLY_ARRAY)
-		{
-			mlc_target_fail(target, "SCAN: unexpected reply");
-			return false;
-		}
-		cursor = reply->elements[0]->str;
-		names = reply->elements[1];
-
-		mlc_command_init(&unlink);
-		mlc_command_add_cstr(&unlink, "UNLINK");
-		for (size_t i = 0; i < names->nelements; i++)
-		{
-			MlcReply   *name = names->elements[i];
-			char	   *values[MLC_KEY_MAX_COLUMNS];
-			char	   *key = name->str;
-			size_t		keylen = name->len;
-
-			if (guards)
-				key = key_of_guard(name->str, name->len, &keylen);
-			if (key && mlc_key_match(rule->template, key, keylen, values))
-				mlc_command_add(&unlink, name->str, name->len);
-		}
-		if (unlink.argc > 1 &&
-			!good(target, mlc_command_call(&unlink, target->conn), "UNLINK"))
-			return false;
-	} while (strcmp(cursor, "0") != 0);
-	return true;
-}
-
-bool
-mlc_target_purge(MlcTarget *target, MlcRelayRule *rule)
-{
-	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
-												  "mlcache purge",
-												  ALLOCSET_DEFAULT_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(context);
-	bool		done;
-
-	/* guards first: with its guard a lease dies, and nothing can be filled */
-	done = purge_glob(target, rule, rule->guard_glob, true) &&
-		purge_glob(target, rule, rule->glob, false);
-	MemoryContextSwitchTo(old);
-	MemoryContextDelete(context);
-	return done;
-}
-
 /* ---- connect ---- */
 
 /* Starts a new history: everything of ours goes, then applied = position. */
@@ -265,33 +165,24 @@ start_over(MlcTarget *target, MlcVersion position, HTAB *rules,
 		   const char *reason)
 {
 	char		text[MLC_VERSION_LEN + 1];
-	HASH_SEQ_STATUS status;
-	MlcRelayRule *rule;
 
 	ereport(LOG,
 			(errmsg("mlcache: server \"%s\" is purged", target->name),
 			 errdetail("%s", reason)));
 	new_nonce(target->nonce);
-	if (!good(target,
-			  mlc_command_simple(target->conn, "FCALL", "mlc_disarm", "0",
-								 target->ns, target->nonce,
-								 system_identifier(), NULL), "mlc_disarm"))
+	if (!mlc_target_good(target,
+						 mlc_command_simple(target->conn, "FCALL", "mlc_disarm", "0",
+											target->ns, target->nonce,
+											system_identifier(), NULL), "mlc_disarm"))
 		return false;
 	MLC_FAULT("relay-purge");
-	hash_seq_init(&status, rules);
-	while ((rule = hash_seq_search(&status)) != NULL)
-	{
-		if (!mlc_target_purge(target, rule))
-		{
-			hash_seq_term(&status);
-			return false;
-		}
-	}
+	if (!mlc_purge_all(target, rules))
+		return false;
 	mlc_version_print(position, text);
-	if (!good(target,
-			  mlc_command_simple(target->conn, "FCALL", "mlc_begin", "0",
-								 target->ns, target->nonce,
-								 system_identifier(), text, NULL), "mlc_begin"))
+	if (!mlc_target_good(target,
+						 mlc_command_simple(target->conn, "FCALL", "mlc_begin", "0",
+											target->ns, target->nonce,
+											system_identifier(), text, NULL), "mlc_begin"))
 		return false;
 	target->applied = target->published = target->applying = position;
 	LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
@@ -340,7 +231,7 @@ mlc_target_connect(MlcTarget *target, MlcVersion position,
 	}
 	reply = mlc_command_simple(target->conn, "FCALL", "mlc_state", "0",
 							   target->ns, NULL);
-	if (!good(target, reply, "mlc_state"))
+	if (!mlc_target_good(target, reply, "mlc_state"))
 		return false;
 	if (reply->type != MLC_REPLY_ARRAY || reply->nelements != 5)
 	{
@@ -371,7 +262,7 @@ mlc_target_connect(MlcTarget *target, MlcVersion position,
 		adopted = mlc_command_simple(target->conn, "FCALL", "mlc_adopt", "0",
 									 target->ns, reply->elements[3]->str,
 									 nonce, NULL);
-		if (!good(target, adopted, "mlc_adopt"))
+		if (!mlc_target_good(target, adopted, "mlc_adopt"))
 			return false;
 		armed = adopted->type == MLC_REPLY_INTEGER && adopted->integer == 1;
 		strlcpy(target->nonce, nonce, sizeof(target->nonce));
@@ -389,11 +280,11 @@ mlc_target_connect(MlcTarget *target, MlcVersion position,
 		else
 		{
 			mlc_version_print(target->applied, applied);
-			if (!good(target,
-					  mlc_command_simple(target->conn, "FCALL", "mlc_begin",
-										 "0", target->ns, target->nonce,
-										 system_identifier(), applied, NULL),
-					  "mlc_begin"))
+			if (!mlc_target_good(target,
+								 mlc_command_simple(target->conn, "FCALL", "mlc_begin",
+													"0", target->ns, target->nonce,
+													system_identifier(), applied, NULL),
+								 "mlc_begin"))
 				return false;
 		}
 	}
@@ -419,9 +310,9 @@ bool
 mlc_target_arm(MlcTarget *target)
 {
 	MLC_FAULT("relay-before-arm");
-	if (!good(target,
-			  mlc_command_simple(target->conn, "FCALL", "mlc_arm", "0",
-								 target->ns, target->nonce, NULL), "mlc_arm"))
+	if (!mlc_target_good(target,
+						 mlc_command_simple(target->conn, "FCALL", "mlc_arm", "0",
+											target->ns, target->nonce, NULL), "mlc_arm"))
 		return false;
 	target->backoff = 0;
 	set_state(target, MLC_TARGET_ARMED);
@@ -435,26 +326,18 @@ mlc_target_arm(MlcTarget *target)
 void
 mlc_target_retire(MlcTarget *target, HTAB *rules)
 {
-	HASH_SEQ_STATUS status;
-	MlcRelayRule *rule;
-
 	while (!mlc_target_poll(target) && mlc_target_is_live(target))
 		(void) mlc_conn_wait(target->conn);
 	if (!mlc_target_is_live(target))
 		return;
 	new_nonce(target->nonce);
-	if (!good(target,
-			  mlc_command_simple(target->conn, "FCALL", "mlc_disarm", "0",
-								 target->ns, target->nonce,
-								 system_identifier(), NULL), "mlc_disarm"))
+	if (!mlc_target_good(target,
+						 mlc_command_simple(target->conn, "FCALL", "mlc_disarm", "0",
+											target->ns, target->nonce,
+											system_identifier(), NULL), "mlc_disarm"))
 		return;
-	hash_seq_init(&status, rules);
-	while ((rule = hash_seq_search(&status)) != NULL)
-		if (!mlc_target_purge(target, rule))
-		{
-			hash_seq_term(&status);
-			return;
-		}
+	if (!mlc_purge_all(target, rules))
+		return;
 	ereport(LOG,
 			(errmsg("mlcache: server \"%s\" is purged", target->name),
 			 errdetail("This database has no cache rules any more.")));

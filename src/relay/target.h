@@ -106,8 +106,12 @@ extern bool mlc_target_publish(MlcTarget *target);
 /* Arms it: readers may hit, lease and fill from now on.  Waits. */
 extern bool mlc_target_arm(MlcTarget *target);
 
-/* Removes every entry of a rule.  Waits. */
-extern bool mlc_target_purge(MlcTarget *target, MlcRelayRule *rule);
+/*
+ * Is the reply there, and no error?  Otherwise fails the target, saying what
+ * was asked, and returns false.
+ */
+extern bool mlc_target_good(MlcTarget *target, MlcReply *reply,
+							const char *what);
 
 /* Disarms it and removes every entry, since no relay will follow.  Waits. */
 extern void mlc_target_retire(MlcTarget *target, HTAB *rules);

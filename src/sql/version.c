@@ -9,8 +9,10 @@
 
 #include "access/htup_details.h"
 #include "access/xlog.h"
+#include "access/xlogrecovery.h"
 #include "base/fault.h"
 #include "base/interval.h"
+#include "base/wal.h"
 #include "capture/decode.h"
 #include "capture/xact.h"
 #include "fmgr.h"
@@ -23,6 +25,7 @@
 #include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(mlc_last_commit_version);
+PG_FUNCTION_INFO_V1(mlc_fill_version);
 PG_FUNCTION_INFO_V1(mlc_wait_applied);
 PG_FUNCTION_INFO_V1(mlc_fault_lock);
 
@@ -36,6 +39,29 @@ mlc_last_commit_version(PG_FUNCTION_ARGS)
 	version.lsn = mlc_xact_last_commit();
 	if (XLogRecPtrIsInvalid(version.lsn))
 		PG_RETURN_NULL();
+	version.tli = mlc_decode_timeline(version.lsn);
+	mlc_version_print(version, text);
+	PG_RETURN_TEXT_P(cstring_to_text(text));
+}
+
+/*
+ * mlcache.fill_version(): the upper bound of what a snapshot taken before can
+ * have seen, for mlc_fill.  WAL is flushed up to it, so that what was loaded
+ * cannot be undone by a crash.  On a standby its replay position.
+ */
+Datum
+mlc_fill_version(PG_FUNCTION_ARGS)
+{
+	MlcVersion	version;
+	char		text[MLC_VERSION_LEN + 1];
+
+	if (RecoveryInProgress())
+		version.lsn = GetXLogReplayRecPtr(NULL);
+	else
+	{
+		version.lsn = mlc_wal_insert_end();
+		XLogFlush(version.lsn);
+	}
 	version.tli = mlc_decode_timeline(version.lsn);
 	mlc_version_print(version, text);
 	PG_RETURN_TEXT_P(cstring_to_text(text));
