@@ -1,0 +1,256 @@
+/*
+ * redis.c
+ *		What Redis executes atomically: the functions of the library, each as
+ *		one step.  Where a safeguard can be taken out, KEEPS() says so.
+ *
+ * Nothing here knows who is alive or what is in WAL, with one exception: the
+ * payload that a release or an event carries is looked up from its version.
+ */
+#include "model.h"
+
+/* Forget what has no meaning any more, so that equal states look equal. */
+static void
+tidy(Redis *r)
+{
+	if (!r->marks)
+		r->floor = r->taint = 0;
+	if (!r->lease)
+		r->lease_nonce = 0;
+	if (!r->entry)
+		r->content = r->lo = r->hi = 0;
+	if (!r->entry && !r->marks && !r->lease)
+		r->guard = 0;
+	if (!r->guard)
+		r->lo = r->hi = r->floor = r->taint = r->lease = r->lease_nonce = r->marks = 0;
+}
+
+static void
+kill_lease(Redis *r)
+{
+	if (KEEPS(LEASE_DIES))
+		r->lease = NOBODY;
+}
+
+static void
+set_payload(Redis *r, unsigned content, int version)
+{
+	r->entry = r->guard = 1;
+	r->content = content;
+	r->lo = r->hi = version;
+}
+
+/* May the target be read through and filled?  (coherence 3.3 and 7) */
+bool
+redis_ready(const State *s)
+{
+	const Redis *r = &s->redis;
+
+	if (!r->known)
+		return !KEEPS(APPLIED_KNOWN);
+	if (!KEEPS(ARMING))
+		return true;
+	return r->armed && r->nonce == s->rest.memory_nonce;
+}
+
+Answer
+redis_get(State *s, int token)
+{
+	Redis	   *r = &s->redis;
+
+	if (!redis_ready(s))
+		return ANSWER_UNARMED;
+	if (r->entry && !r->guard && KEEPS(GUARDED_ENTRY))
+	{
+		r->entry = 0;
+		tidy(r);
+	}
+	if (r->marks)
+		return ANSWER_QUARANTINED;
+	if (r->entry)
+		return ANSWER_HIT;
+	if (r->lease)
+		return ANSWER_BUSY;
+	r->guard = 1;
+	r->lease = token;
+	r->lease_nonce = r->nonce;
+	return ANSWER_LEASE;
+}
+
+bool
+redis_fill(State *s, int token, unsigned content, int lo, int hi)
+{
+	Redis	   *r = &s->redis;
+
+	if (!redis_ready(s) || r->marks)
+		return false;
+	if (KEEPS(LEASE_CHECK))
+	{
+		if (r->lease != (unsigned) token)
+			return false;
+		if (KEEPS(LEASE_NONCE) && r->lease_nonce != r->nonce)
+			return false;
+	}
+	r->entry = r->guard = 1;
+	r->content = content;
+	r->lo = lo;
+	r->hi = hi;
+	r->lease = NOBODY;
+	tidy(r);
+	return true;
+}
+
+/*
+ * A writer's mark.  `again` is the relay's marking of a live commit before it
+ * arms: what this server has seen of other commits on the key is unknown, so
+ * no release may bring a payload until the marks are gone.
+ */
+void
+redis_quarantine(State *s, int tx, bool again)
+{
+	Redis	   *r = &s->redis;
+
+	r->entry = 0;
+	kill_lease(r);
+	r->guard = 1;
+	r->marks |= 1u << tx;
+	if (again && KEEPS(REMARK_TAINT))
+		r->taint = 1;
+	tidy(r);
+}
+
+/* Take the mark of each of txs off; true if one of them stood. */
+static bool
+take_marks(Redis *r, unsigned txs, int version)
+{
+	bool		stood = (r->marks & txs) != 0;
+
+	r->marks &= KEEPS(OTHER_MARKS) ? ~txs : 0;
+	if (stood && r->floor < (unsigned) version)
+		r->floor = version;
+	return stood;
+}
+
+void
+redis_release(State *s, int tx, int version, bool commit)
+{
+	Redis	   *r = &s->redis;
+	int			floor = KEEPS(FLOOR) ? (int) r->floor : 0;
+	bool		taint = KEEPS(TAINT) && r->taint;
+	bool		stood = take_marks(r, 1u << tx, commit ? version : 0);
+
+	kill_lease(r);
+	if (commit && scenario->action != INVALIDATE &&
+		(stood || !KEEPS(OWN_MARK)) &&
+		(!r->marks || !KEEPS(LAST_MARK)) &&
+		version > floor && !taint)
+		set_payload(r, wal_prefix(s, version), version);
+	else
+		r->entry = 0;
+	tidy(r);
+}
+
+void
+redis_expire_mark(State *s, int tx)
+{
+	Redis	   *r = &s->redis;
+
+	r->marks &= ~(1u << tx);
+	if (r->marks)
+		r->taint = 1;
+	tidy(r);
+}
+
+void
+redis_expire_lease(State *s)
+{
+	s->redis.lease = NOBODY;
+	tidy(&s->redis);
+}
+
+void
+redis_evict(State *s, bool entry, bool guard)
+{
+	if (entry)
+		s->redis.entry = 0;
+	if (guard)
+		s->redis.guard = 0;
+	tidy(&s->redis);
+}
+
+/*
+ * Nothing stays, marks included: what else was done under them is unknown
+ * here, so no release may bring its payload on their strength.  Live commits
+ * are marked again before the target is armed.
+ */
+void
+redis_purge(State *s)
+{
+	s->redis.lease = NOBODY;
+	redis_evict(s, true, !s->redis.marks || KEEPS(PURGE_MARKS));
+}
+
+/*
+ * The relay's command for the commits txs, the last of which is at version
+ * (more than one where it has coalesced a batch).
+ */
+void
+redis_apply(State *s, unsigned txs, int version, int nonce)
+{
+	Redis	   *r = &s->redis;
+	unsigned	payload = wal_prefix(s, version);
+
+	kill_lease(r);
+	take_marks(r, txs, version);
+	if (scenario->action == INVALIDATE)
+		r->entry = 0;
+	else if (r->marks && KEEPS(UPDATE_MARKS))
+		r->entry = 0;
+	else if (r->entry && r->guard)
+	{
+		if (version > (int) r->hi || !KEEPS(UPDATE_LO))
+			set_payload(r, payload, version);
+		else if (version > (int) r->lo && KEEPS(UPDATE_HI))
+			r->entry = 0;		/* nobody knows whether the fill saw it */
+	}
+	else if (r->entry)
+		r->entry = 0;			/* no guard: nobody knows */
+	else if (scenario->action == REPLICATE &&
+			 (version > (int) r->applied || !KEEPS(REPLICATE_APPLIED)) &&
+			 ((r->nonce == (unsigned) nonce &&
+			   s->rest.memory_nonce == (unsigned) nonce) ||
+			  !KEEPS(REPLICATE_NONCE)))
+		set_payload(r, payload, version);
+	tidy(r);
+}
+
+static bool
+own_target(const State *s, int nonce)
+{
+	return s->redis.nonce == (unsigned) nonce &&
+		(s->rest.memory_nonce == (unsigned) nonce || !KEEPS(PUBLISH_ARMED));
+}
+
+bool
+redis_publish_applying(State *s, int nonce, int previous, int next)
+{
+	Redis	   *r = &s->redis;
+
+	if (KEEPS(PUBLISH_CAS) &&
+		!(own_target(s, nonce) && r->known && r->applying == (unsigned) previous))
+		return false;
+	r->applying = next;
+	return true;
+}
+
+bool
+redis_publish_applied(State *s, int nonce, int previous, int next)
+{
+	Redis	   *r = &s->redis;
+
+	if (KEEPS(PUBLISH_CAS) &&
+		!(own_target(s, nonce) && r->known && r->applied == (unsigned) previous))
+		return false;
+	r->known = 1;
+	r->applied = next;
+	return true;
+}
