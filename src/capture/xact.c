@@ -183,9 +183,11 @@ mlc_xact_add_all(const MlcRule *rule)
 {
 	DirtySet   *set = dirty_set();
 	DirtyRule  *entry;
+	int			ruleno;
 
 	check_not_written(set);
-	entry = &set->rules[touch(set, rule)];
+	ruleno = touch(set, rule);	/* may move the array */
+	entry = &set->rules[ruleno];
 	if (!entry->all)
 	{
 		entry->all = true;
