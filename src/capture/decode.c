@@ -139,10 +139,10 @@ emit(LogicalDecodingContext *ctx, const MlcRule *rule, MlcOp op,
 	event.payload = payload ? VARDATA_ANY(payload) : NULL;
 	event.payloadlen = payload ? VARSIZE_ANY_EXHDR(payload) : 0;
 
-	if (rule->stat)
-		pg_atomic_fetch_add_u64(&rule->stat->events, 1);
 	if (data->sink)
 	{
+		if (rule->stat)
+			pg_atomic_fetch_add_u64(&rule->stat->events, 1);
 		data->sink->event(data->sink, &event, rule);
 		return;
 	}
@@ -163,7 +163,7 @@ purge(LogicalDecodingContext *ctx, const MlcRule *rule)
 	old = MemoryContextSwitchTo(data->transaction);
 	data->purged = lappend_int(data->purged, rule->id);
 	MemoryContextSwitchTo(old);
-	if (rule->stat)
+	if (data->sink && rule->stat)
 		pg_atomic_fetch_add_u64(&rule->stat->purges, 1);
 	emit(ctx, rule, MLC_OP_TRUNCATE, NULL, NULL);
 }
@@ -242,6 +242,8 @@ static bool
 render(LogicalDecodingContext *ctx, MlcBinding *binding, HeapTuple tuple,
 	   TupleDesc desc, StringInfo out)
 {
+	DecodeData *data = ctx->output_plugin_private;
+
 	resetStringInfo(out);
 	if (key_is_missing(binding, tuple, desc))
 	{
@@ -253,7 +255,7 @@ render(LogicalDecodingContext *ctx, MlcBinding *binding, HeapTuple tuple,
 		case MLC_RENDER_OK:
 			return true;
 		case MLC_RENDER_NULL:
-			if (binding->rule->stat)
+			if (data->sink && binding->rule->stat)
 				pg_atomic_fetch_add_u64(&binding->rule->stat->null_keys, 1);
 			return false;
 		case MLC_RENDER_TOO_LONG:

@@ -122,6 +122,7 @@ flush_removals(MlcTarget *target, Removals *removals)
 	}
 	mlc_command_append(&removals->cmd, target->conn);
 	expect(target, MLC_EXPECT_UNLINK);
+	target->stat->invalidated += removals->n;
 	removals->n = 0;
 }
 
@@ -391,7 +392,6 @@ check(MlcTarget *target, MlcExpect what, MlcReply *reply)
 		case MLC_EXPECT_UNLINK:
 			if (reply->type != MLC_REPLY_INTEGER)
 				return "UNLINK: unexpected reply";
-			target->stat->invalidated += reply->integer;
 			break;
 		case MLC_EXPECT_APPLY:
 			if (!count_applied(target, reply))

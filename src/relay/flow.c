@@ -60,9 +60,9 @@ wait_visible(MlcBatch *batch)
 static bool
 all_idle(void)
 {
-	for (int i = 0; i < relay->ntargets; i++)
-		if (mlc_target_is_live(relay->targets[i]) &&
-			!mlc_target_is_idle(relay->targets[i]))
+	for (int i = 0; i < mlc_relay->ntargets; i++)
+		if (mlc_target_is_live(mlc_relay->targets[i]) &&
+			!mlc_target_is_idle(mlc_relay->targets[i]))
 			return false;
 	return true;
 }
@@ -70,8 +70,8 @@ all_idle(void)
 bool
 mlc_flow_any_live(void)
 {
-	for (int i = 0; i < relay->ntargets; i++)
-		if (mlc_target_is_live(relay->targets[i]))
+	for (int i = 0; i < mlc_relay->ntargets; i++)
+		if (mlc_target_is_live(mlc_relay->targets[i]))
 			return true;
 	return false;
 }
@@ -80,9 +80,9 @@ mlc_flow_any_live(void)
 static MlcVersion
 safe_end(MlcVersion end)
 {
-	if (relay->weak->nevents > 0 &&
-		mlc_version_compare(relay->weak_before, end) < 0)
-		return relay->weak_before;
+	if (mlc_relay->weak->nevents > 0 &&
+		mlc_version_compare(mlc_relay->weak_before, end) < 0)
+		return mlc_relay->weak_before;
 	return end;
 }
 
@@ -91,11 +91,11 @@ static void
 show_progress(void)
 {
 	uint64		lowest = PG_UINT64_MAX;
-	uint64		before = pg_atomic_read_u64(&relay->shared->applied_lsn);
+	uint64		before = pg_atomic_read_u64(&mlc_relay->shared->applied_lsn);
 
-	for (int i = 0; i < relay->ntargets; i++)
+	for (int i = 0; i < mlc_relay->ntargets; i++)
 	{
-		MlcTarget  *target = relay->targets[i];
+		MlcTarget  *target = mlc_relay->targets[i];
 
 		if (target->state == MLC_TARGET_GIVEN_UP)
 			continue;
@@ -103,11 +103,11 @@ show_progress(void)
 			return;
 		lowest = Min(lowest, target->applied.lsn);
 	}
-	pg_atomic_write_u64(&relay->shared->decoded_lsn, relay->position.lsn);
+	pg_atomic_write_u64(&mlc_relay->shared->decoded_lsn, mlc_relay->position.lsn);
 	if (lowest != PG_UINT64_MAX && lowest > before)
 	{
-		pg_atomic_write_u64(&relay->shared->applied_lsn, lowest);
-		ConditionVariableBroadcast(&relay->shared->progress);
+		pg_atomic_write_u64(&mlc_relay->shared->applied_lsn, lowest);
+		ConditionVariableBroadcast(&mlc_relay->shared->progress);
 	}
 }
 
@@ -115,17 +115,17 @@ show_progress(void)
 void
 mlc_flow_poll(void)
 {
-	for (int i = 0; i < relay->ntargets; i++)
-		if (mlc_target_is_live(relay->targets[i]))
-			(void) mlc_target_poll(relay->targets[i]);
+	for (int i = 0; i < mlc_relay->ntargets; i++)
+		if (mlc_target_is_live(mlc_relay->targets[i]))
+			(void) mlc_target_poll(mlc_relay->targets[i]);
 
-	if (!relay->in_flight || !all_idle())
+	if (!mlc_relay->in_flight || !all_idle())
 		return;
-	relay->in_flight = false;
-	for (int i = 0; i < relay->ntargets; i++)
-		if (mlc_target_is_live(relay->targets[i]))
-			mlc_target_advance(relay->targets[i], relay->flight_end,
-							   relay->flight_committed);
+	mlc_relay->in_flight = false;
+	for (int i = 0; i < mlc_relay->ntargets; i++)
+		if (mlc_target_is_live(mlc_relay->targets[i]))
+			mlc_target_advance(mlc_relay->targets[i], mlc_relay->flight_end,
+							   mlc_relay->flight_committed);
 	MLC_FAULT("relay-before-applied");
 	show_progress();
 }
@@ -134,14 +134,14 @@ mlc_flow_poll(void)
 void
 mlc_flow_finish(void)
 {
-	while (relay->in_flight)
+	while (mlc_relay->in_flight)
 	{
 		mlc_flow_poll();
-		for (int i = 0; i < relay->ntargets && relay->in_flight; i++)
-			if (mlc_target_is_live(relay->targets[i]) &&
-				!mlc_target_is_idle(relay->targets[i]))
+		for (int i = 0; i < mlc_relay->ntargets && mlc_relay->in_flight; i++)
+			if (mlc_target_is_live(mlc_relay->targets[i]) &&
+				!mlc_target_is_idle(mlc_relay->targets[i]))
 			{
-				(void) mlc_conn_wait(relay->targets[i]->conn);
+				(void) mlc_conn_wait(mlc_relay->targets[i]->conn);
 				break;
 			}
 	}
@@ -152,14 +152,14 @@ static void
 send_batch(MlcBatch *batch, MlcVersion end)
 {
 	mlc_flow_finish();
-	for (int i = 0; i < relay->ntargets; i++)
-		if (mlc_target_is_live(relay->targets[i]))
-			(void) mlc_target_send(relay->targets[i], batch);
-	relay->flight_end = end;
-	relay->flight_committed = batch->committed;
-	relay->in_flight = true;
+	for (int i = 0; i < mlc_relay->ntargets; i++)
+		if (mlc_target_is_live(mlc_relay->targets[i]))
+			(void) mlc_target_send(mlc_relay->targets[i], batch);
+	mlc_relay->flight_end = end;
+	mlc_relay->flight_committed = batch->committed;
+	mlc_relay->in_flight = true;
 	mlc_refresh_queue(batch);
-	MemoryContextSwitchTo(relay->scratch);
+	MemoryContextSwitchTo(mlc_relay->scratch);
 	mlc_batch_reset(batch);
 }
 
@@ -169,29 +169,29 @@ send_spool(MlcVersion before, MlcVersion end, TimestampTz committed)
 {
 	bool		more = true;
 
-	mlc_spool_sort(relay->spool);
+	mlc_spool_sort(mlc_relay->spool);
 	while (more)
 	{
 		CHECK_FOR_INTERRUPTS();
-		more = mlc_spool_fill(relay->spool, relay->current, relay->version);
-		relay->current->applying = relay->version;
-		relay->current->committed = committed;
-		send_batch(relay->current, more ? before : end);
+		more = mlc_spool_fill(mlc_relay->spool, mlc_relay->current, mlc_relay->version);
+		mlc_relay->current->applying = mlc_relay->version;
+		mlc_relay->current->committed = committed;
+		send_batch(mlc_relay->current, more ? before : end);
 		if (!mlc_flow_any_live())
 			break;
 	}
-	mlc_spool_end(relay->spool);
-	relay->spool = NULL;
+	mlc_spool_end(mlc_relay->spool);
+	mlc_relay->spool = NULL;
 }
 
 static bool
 weak_is_due(void)
 {
-	return relay->weak->nevents > 0 &&
-		(pg_atomic_read_u32(&relay->shared->hurry) > 0 ||
-		 relay->weak->nevents >= MLC_BATCH_EVENTS ||
-		 relay->weak->bytes >= MLC_BATCH_BYTES ||
-		 TimestampDifferenceExceeds(relay->weak_since, GetCurrentTimestamp(),
+	return mlc_relay->weak->nevents > 0 &&
+		(pg_atomic_read_u32(&mlc_relay->shared->hurry) > 0 ||
+		 mlc_relay->weak->nevents >= MLC_BATCH_EVENTS ||
+		 mlc_relay->weak->bytes >= MLC_BATCH_BYTES ||
+		 TimestampDifferenceExceeds(mlc_relay->weak_since, GetCurrentTimestamp(),
 									mlc_weak_window));
 }
 
@@ -199,23 +199,23 @@ weak_is_due(void)
 void
 mlc_flow_dispatch(void)
 {
-	MlcBatch   *batch = relay->current;
-	MlcVersion	before = relay->position;
+	MlcBatch   *batch = mlc_relay->current;
+	MlcVersion	before = mlc_relay->position;
 	MlcVersion	end;
 
 	wait_visible(batch);
 	end.lsn = mlc_slot_position();
 	end.tli = mlc_decode_timeline(end.lsn);
-	if (mlc_version_compare(end, relay->position) > 0)
-		relay->position = end;
-	end = relay->position;
+	if (mlc_version_compare(end, mlc_relay->position) > 0)
+		mlc_relay->position = end;
+	end = mlc_relay->position;
 
 	if (weak_is_due())
-		mlc_batch_merge(batch, relay->weak);
+		mlc_batch_merge(batch, mlc_relay->weak);
 
-	if (relay->spool)
+	if (mlc_relay->spool)
 	{
-		TimestampTz committed = relay->committed;
+		TimestampTz committed = mlc_relay->committed;
 
 		if (!mlc_batch_is_empty(batch))
 			send_batch(batch, safe_end(before));
@@ -227,15 +227,15 @@ mlc_flow_dispatch(void)
 	{
 		/* only progress: nothing to apply */
 		mlc_batch_reset(batch);
-		if (!relay->in_flight)
+		if (!mlc_relay->in_flight)
 		{
-			for (int i = 0; i < relay->ntargets; i++)
-				if (mlc_target_is_live(relay->targets[i]))
-					mlc_target_advance(relay->targets[i], safe_end(end), 0);
+			for (int i = 0; i < mlc_relay->ntargets; i++)
+				if (mlc_target_is_live(mlc_relay->targets[i]))
+					mlc_target_advance(mlc_relay->targets[i], safe_end(end), 0);
 			show_progress();
 		}
-		else if (mlc_version_compare(safe_end(end), relay->flight_end) > 0)
-			relay->flight_end = safe_end(end);
+		else if (mlc_version_compare(safe_end(end), mlc_relay->flight_end) > 0)
+			mlc_relay->flight_end = safe_end(end);
 	}
 }
 
@@ -246,23 +246,23 @@ mlc_flow_publish(void)
 	TimestampTz now = GetCurrentTimestamp();
 	bool		pulse;
 
-	if (relay->in_flight)
+	if (mlc_relay->in_flight)
 		return;
-	pulse = TimestampDifferenceExceeds(relay->last_publish, now, HEARTBEAT);
-	for (int i = 0; i < relay->ntargets; i++)
+	pulse = TimestampDifferenceExceeds(mlc_relay->last_publish, now, HEARTBEAT);
+	for (int i = 0; i < mlc_relay->ntargets; i++)
 	{
-		MlcTarget  *target = relay->targets[i];
+		MlcTarget  *target = mlc_relay->targets[i];
 
 		if (!mlc_target_is_idle(target))
 			continue;
 		if (pulse ||
 			(mlc_version_compare(target->applied, target->published) > 0 &&
 			 (mlc_version_compare(target->applying, target->published) > 0 ||
-			  TimestampDifferenceExceeds(relay->last_publish, now,
+			  TimestampDifferenceExceeds(mlc_relay->last_publish, now,
 										 MLC_PUBLISH_PAUSE))))
 		{
 			(void) mlc_target_publish(target);
-			relay->last_publish = now;
+			mlc_relay->last_publish = now;
 		}
 	}
 }

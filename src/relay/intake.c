@@ -26,12 +26,12 @@ make_rule(const MlcRule *rule)
 	StringInfoData glob;
 	MlcKeyError error;
 
-	entry = hash_search(relay->rules, &rule->id, HASH_FIND, NULL);
+	entry = hash_search(mlc_relay->rules, &rule->id, HASH_FIND, NULL);
 	if (entry)
 		return entry;
 
-	old = MemoryContextSwitchTo(relay->context);
-	entry = hash_search(relay->rules, &rule->id, HASH_ENTER, &found);
+	old = MemoryContextSwitchTo(mlc_relay->context);
+	entry = hash_search(mlc_relay->rules, &rule->id, HASH_ENTER, &found);
 	memset((char *) entry + sizeof(entry->id), 0,
 		   sizeof(*entry) - sizeof(entry->id));
 	entry->template = mlc_key_parse(rule->key, &error);
@@ -60,9 +60,9 @@ static void
 resolve_mask(MlcRelayRule *rule)
 {
 	rule->mask = 0;
-	for (int i = 0; i < relay->ntargets; i++)
+	for (int i = 0; i < mlc_relay->ntargets; i++)
 	{
-		MlcTarget  *target = relay->targets[i];
+		MlcTarget  *target = mlc_relay->targets[i];
 		bool		named = rule->nservers == 0;
 
 		for (int j = 0; j < rule->nservers && !named; j++)
@@ -70,20 +70,20 @@ resolve_mask(MlcRelayRule *rule)
 		if (named)
 			rule->mask |= 1U << target->number;
 	}
-	rule->mask_generation = relay->rules_generation;
+	rule->mask_generation = mlc_relay->rules_generation;
 }
 
 static void
 sink_begin(MlcSink *sink, TransactionId xid, MlcVersion version,
 		   TimestampTz committed)
 {
-	relay->in_transaction = true;
-	relay->xid = xid;
-	relay->version = version;
-	relay->committed = committed;
-	relay->had_events = false;
-	relay->transactions++;
-	mlc_batch_add_xid(relay->current, xid);
+	mlc_relay->in_transaction = true;
+	mlc_relay->xid = xid;
+	mlc_relay->version = version;
+	mlc_relay->committed = committed;
+	mlc_relay->had_events = false;
+	mlc_relay->transactions++;
+	mlc_batch_add_xid(mlc_relay->current, xid);
 }
 
 static void
@@ -94,9 +94,9 @@ move_to_spool(MlcBatch *batch)
 		MlcBatchEvent *event = &batch->events[i];
 
 		if (event->dead ||
-			mlc_version_compare(event->version, relay->version) != 0)
+			mlc_version_compare(event->version, mlc_relay->version) != 0)
 			continue;
-		mlc_spool_put(relay->spool, event->rule, event->op, event->key,
+		mlc_spool_put(mlc_relay->spool, event->rule, event->op, event->key,
 					  event->keylen, event->payload, event->payloadlen);
 		event->dead = true;
 	}
@@ -112,53 +112,53 @@ begin_spool(void)
 	ResourceOwner owner = CurrentResourceOwner;
 
 	CurrentResourceOwner = AuxProcessResourceOwner;
-	relay->spool = mlc_spool_begin(relay->context);
+	mlc_relay->spool = mlc_spool_begin(mlc_relay->context);
 	CurrentResourceOwner = owner;
-	move_to_spool(relay->current);
-	move_to_spool(relay->weak);
-	relay->spilled++;
+	move_to_spool(mlc_relay->current);
+	move_to_spool(mlc_relay->weak);
+	mlc_relay->spilled++;
 }
 
 static void
 sink_event(MlcSink *sink, const MlcEvent *event, const MlcRule *rule)
 {
 	MlcRelayRule *target_rule = mlc_intake_rule(rule);
-	MlcBatch   *batch = relay->current;
+	MlcBatch   *batch = mlc_relay->current;
 
-	relay->had_events = true;
+	mlc_relay->had_events = true;
 
 	if (event->op == MLC_OP_TRUNCATE)
 	{
-		mlc_batch_purge(relay->current, target_rule, relay->version);
-		mlc_batch_purge(relay->weak, target_rule, relay->version);
-		list_free_deep(relay->weak->purges);
-		relay->weak->purges = NIL;
-		if (relay->spool)
-			mlc_spool_purge(relay->spool, target_rule);
+		mlc_batch_purge(mlc_relay->current, target_rule, mlc_relay->version);
+		mlc_batch_purge(mlc_relay->weak, target_rule, mlc_relay->version);
+		list_free_deep(mlc_relay->weak->purges);
+		mlc_relay->weak->purges = NIL;
+		if (mlc_relay->spool)
+			mlc_spool_purge(mlc_relay->spool, target_rule);
 		return;
 	}
 
-	if (relay->spool)
+	if (mlc_relay->spool)
 	{
-		mlc_spool_put(relay->spool, target_rule, event->op, event->key,
+		mlc_spool_put(mlc_relay->spool, target_rule, event->op, event->key,
 					  event->keylen, event->payload, event->payloadlen);
 		return;
 	}
 
 	if (target_rule->consistency == MLC_WEAK && mlc_weak_window > 0)
 	{
-		batch = relay->weak;
+		batch = mlc_relay->weak;
 		if (batch->nevents == 0)
 		{
-			relay->weak_since = GetCurrentTimestamp();
-			relay->weak_before = relay->position;
+			mlc_relay->weak_since = GetCurrentTimestamp();
+			mlc_relay->weak_before = mlc_relay->position;
 		}
 	}
 	mlc_batch_add(batch, target_rule, event->op, event->key, event->keylen,
-				  event->payload, event->payloadlen, relay->version);
-	batch->committed = relay->committed;
+				  event->payload, event->payloadlen, mlc_relay->version);
+	batch->committed = mlc_relay->committed;
 
-	if (relay->current->bytes + relay->weak->bytes >
+	if (mlc_relay->current->bytes + mlc_relay->weak->bytes >
 		(Size) mlc_relay_work_mem * 1024)
 		begin_spool();
 }
@@ -166,12 +166,12 @@ sink_event(MlcSink *sink, const MlcEvent *event, const MlcRule *rule)
 static void
 sink_commit(MlcSink *sink)
 {
-	relay->in_transaction = false;
-	if (relay->had_events)
+	mlc_relay->in_transaction = false;
+	if (mlc_relay->had_events)
 	{
-		relay->current->transactions++;
-		relay->current->committed = relay->committed;
-		relay->current->applying = relay->version;
+		mlc_relay->current->transactions++;
+		mlc_relay->current->committed = mlc_relay->committed;
+		mlc_relay->current->applying = mlc_relay->version;
 	}
 }
 
@@ -180,7 +180,7 @@ mlc_intake_rule(const MlcRule *rule)
 {
 	MlcRelayRule *entry = make_rule(rule);
 
-	if (entry->mask_generation != relay->rules_generation)
+	if (entry->mask_generation != mlc_relay->rules_generation)
 		resolve_mask(entry);
 	return entry;
 }
@@ -188,7 +188,7 @@ mlc_intake_rule(const MlcRule *rule)
 void
 mlc_intake_init(void)
 {
-	relay->sink.begin = sink_begin;
-	relay->sink.event = sink_event;
-	relay->sink.commit = sink_commit;
+	mlc_relay->sink.begin = sink_begin;
+	mlc_relay->sink.event = sink_event;
+	mlc_relay->sink.commit = sink_commit;
 }

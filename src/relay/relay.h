@@ -73,7 +73,7 @@ typedef struct MlcRelay
 
 
 /* The one relay of this process. */
-extern MlcRelay *relay;
+extern MlcRelay *mlc_relay;
 
 /* ---- intake.c ---- */
 

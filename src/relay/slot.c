@@ -33,6 +33,7 @@
 #include "utils/snapmgr.h"
 
 static LogicalDecodingContext *decoding = NULL;
+static XLogRecPtr started_at = InvalidXLogRecPtr;
 static bool positioned = false; /* has a record been read since the rewind? */
 
 /*
@@ -158,7 +159,7 @@ mlc_slot_drop(void)
 }
 
 void
-mlc_slot_rewind(MlcSink *sink)
+mlc_slot_rewind(MlcSink *sink, XLogRecPtr start)
 {
 	ResourceOwner owner = CurrentResourceOwner;
 	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
@@ -167,14 +168,16 @@ mlc_slot_rewind(MlcSink *sink)
 		FreeDecodingContext(decoding);
 	decoding = NULL;
 
+	start = Max(start, mlc_slot_confirmed());
 	mlc_decode_sink = sink;
-	decoding = CreateDecodingContext(InvalidXLogRecPtr, NIL, false,
+	decoding = CreateDecodingContext(start, NIL, false,
 									 XL_ROUTINE(.page_read = read_page,
 												.segment_open = wal_segment_open,
 												.segment_close = wal_segment_close),
 									 NULL, NULL, NULL);
 	mlc_decode_sink = NULL;
 	XLogBeginRead(decoding->reader, MyReplicationSlot->data.restart_lsn);
+	started_at = start;
 	positioned = false;
 	InvalidateSystemCaches();
 	MemoryContextSwitchTo(old);
@@ -216,11 +219,9 @@ mlc_slot_confirmed(void)
 XLogRecPtr
 mlc_slot_position(void)
 {
-	XLogRecPtr	confirmed = mlc_slot_confirmed();
-
 	if (!positioned)
-		return confirmed;
-	return Max(decoding->reader->EndRecPtr, confirmed);
+		return started_at;
+	return Max(decoding->reader->EndRecPtr, started_at);
 }
 
 uint64

@@ -26,8 +26,11 @@ extern bool mlc_slot_acquire(void);
 /* Drops this database's slot if there is one. */
 extern void mlc_slot_drop(void);
 
-/* Starts, or starts again, decoding at the confirmed position. */
-extern void mlc_slot_rewind(MlcSink *sink);
+/*
+ * Starts, or starts again, decoding with the commits after start, at the
+ * earliest those after the confirmed position.
+ */
+extern void mlc_slot_rewind(MlcSink *sink, XLogRecPtr start);
 
 /*
  * Decodes one record of WAL.  False when there is none yet: never waits.
@@ -35,7 +38,7 @@ extern void mlc_slot_rewind(MlcSink *sink);
  */
 extern bool mlc_slot_read(void);
 
-/* The end of the last record read; before the first, the confirmed position. */
+/* The end of the last record read, or where decoding starts if that is later. */
 extern XLogRecPtr mlc_slot_position(void);
 extern XLogRecPtr mlc_slot_confirmed(void);
 

@@ -119,6 +119,13 @@ mlc_target_fail(MlcTarget *target, const char *reason)
 	LWLockRelease(mlc_shared->lock);
 }
 
+void
+mlc_target_check_closed(MlcTarget *target)
+{
+	if (mlc_target_is_idle(target) && mlc_conn_check_closed(target->conn))
+		mlc_target_fail(target, mlc_conn_error(target->conn));
+}
+
 /* ---- small round trips ---- */
 
 /* True if the reply is there and no error; otherwise fails the target. */

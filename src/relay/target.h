@@ -116,6 +116,9 @@ extern bool mlc_target_good(MlcTarget *target, MlcReply *reply,
 /* Disarms it and removes every entry, since no relay will follow.  Waits. */
 extern void mlc_target_retire(MlcTarget *target, HTAB *rules);
 
+/* Fails an idle target whose connection the server has closed. */
+extern void mlc_target_check_closed(MlcTarget *target);
+
 /* Closes it with a reason; retried with backoff. */
 extern void mlc_target_fail(MlcTarget *target, const char *reason);
 

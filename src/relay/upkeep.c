@@ -37,14 +37,14 @@ syscache_changed(Datum arg, int cacheid, uint32 hash)
 static void
 drop_target(int i)
 {
-	MlcTarget  *target = relay->targets[i];
+	MlcTarget  *target = mlc_relay->targets[i];
 
 	mlc_target_destroy(target);
 	LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
-	memset(&relay->shared->targets[target->number], 0, sizeof(MlcTargetStat));
+	memset(&mlc_relay->shared->targets[target->number], 0, sizeof(MlcTargetStat));
 	LWLockRelease(mlc_shared->lock);
-	relay->targets[i] = relay->targets[--relay->ntargets];
-	relay->rules_generation++;
+	mlc_relay->targets[i] = mlc_relay->targets[--mlc_relay->ntargets];
+	mlc_relay->rules_generation++;
 }
 
 static int
@@ -54,8 +54,8 @@ free_number(void)
 	{
 		bool		used = false;
 
-		for (int i = 0; i < relay->ntargets; i++)
-			used |= relay->targets[i]->number == number;
+		for (int i = 0; i < mlc_relay->ntargets; i++)
+			used |= mlc_relay->targets[i]->number == number;
 		if (!used)
 			return number;
 	}
@@ -69,9 +69,9 @@ load_targets(void)
 	List	   *servers = mlc_server_all();
 	ListCell   *lc;
 
-	for (int i = relay->ntargets - 1; i >= 0; i--)
+	for (int i = mlc_relay->ntargets - 1; i >= 0; i--)
 	{
-		MlcTarget  *target = relay->targets[i];
+		MlcTarget  *target = mlc_relay->targets[i];
 		bool		keep = false;
 
 		foreach(lc, servers)
@@ -87,8 +87,8 @@ load_targets(void)
 		bool		known = false;
 		int			number;
 
-		for (int i = 0; i < relay->ntargets; i++)
-			known |= relay->targets[i]->serverid == serverid;
+		for (int i = 0; i < mlc_relay->ntargets; i++)
+			known |= mlc_relay->targets[i]->serverid == serverid;
 		if (known)
 			continue;
 		number = free_number();
@@ -101,19 +101,19 @@ load_targets(void)
 			break;
 		}
 		LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
-		memset(&relay->shared->targets[number], 0, sizeof(MlcTargetStat));
-		relay->shared->targets[number].serverid = serverid;
-		relay->shared->targets[number].state = MLC_TARGET_DOWN;
+		memset(&mlc_relay->shared->targets[number], 0, sizeof(MlcTargetStat));
+		mlc_relay->shared->targets[number].serverid = serverid;
+		mlc_relay->shared->targets[number].state = MLC_TARGET_DOWN;
 		LWLockRelease(mlc_shared->lock);
-		relay->targets[relay->ntargets++] =
-			mlc_target_create(relay->context, serverid, number,
-							  &relay->shared->targets[number]);
-		relay->rules_generation++;
+		mlc_relay->targets[mlc_relay->ntargets++] =
+			mlc_target_create(mlc_relay->context, serverid, number,
+							  &mlc_relay->shared->targets[number]);
+		mlc_relay->rules_generation++;
 	}
 
-	for (int i = 0; i < relay->ntargets; i++)
+	for (int i = 0; i < mlc_relay->ntargets; i++)
 	{
-		MlcTarget  *target = relay->targets[i];
+		MlcTarget  *target = mlc_relay->targets[i];
 		bool		paused = mlc_server_load(target->serverid)->paused;
 
 		if (paused == target->paused)
@@ -171,9 +171,9 @@ mlc_upkeep_connect(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
-	for (int i = 0; i < relay->ntargets; i++)
+	for (int i = 0; i < mlc_relay->ntargets; i++)
 	{
-		MlcTarget  *target = relay->targets[i];
+		MlcTarget  *target = mlc_relay->targets[i];
 
 		if ((target->state != MLC_TARGET_DOWN &&
 			 target->state != MLC_TARGET_GIVEN_UP) ||
@@ -182,28 +182,28 @@ mlc_upkeep_connect(void)
 
 		/* a purge takes time; what others have in flight comes first */
 		mlc_flow_finish();
-		if (mlc_target_connect(target, relay->position, mlc_slot_confirmed(),
-							   relay->rules) &&
-			mlc_version_compare(target->applied, relay->position) < 0)
-			relay->rewind = true;
-		MemoryContextSwitchTo(relay->scratch);
+		if (mlc_target_connect(target, mlc_relay->position, mlc_slot_confirmed(),
+							   mlc_relay->rules) &&
+			mlc_version_compare(target->applied, mlc_relay->position) < 0)
+			mlc_relay->rewind = true;
+		MemoryContextSwitchTo(mlc_relay->scratch);
 	}
 }
 
 void
 mlc_upkeep_arm(void)
 {
-	for (int i = 0; i < relay->ntargets; i++)
+	for (int i = 0; i < mlc_relay->ntargets; i++)
 	{
-		MlcTarget  *target = relay->targets[i];
+		MlcTarget  *target = mlc_relay->targets[i];
 
-		if (target->state == MLC_TARGET_CATCHUP && !relay->in_flight &&
+		if (target->state == MLC_TARGET_CATCHUP && !mlc_relay->in_flight &&
 			mlc_target_is_idle(target) &&
-			!relay->rewind && mlc_batch_is_empty(relay->current) &&
-			relay->weak->nevents == 0 && relay->caught_up >= target->arm_at)
+			!mlc_relay->rewind && mlc_batch_is_empty(mlc_relay->current) &&
+			mlc_relay->weak->nevents == 0 && mlc_relay->caught_up >= target->arm_at)
 			(void) mlc_target_arm(target);
 		else if (target->state == MLC_TARGET_ARMED && target->backoff > 0 &&
-				 relay->caught_up >= target->arm_at)
+				 mlc_relay->caught_up >= target->arm_at)
 			target->backoff = 0;
 	}
 }
@@ -212,12 +212,12 @@ mlc_upkeep_arm(void)
 XLogRecPtr
 mlc_upkeep_lowest_applied(void)
 {
-	XLogRecPtr	lowest = relay->position.lsn;
+	XLogRecPtr	lowest = mlc_relay->position.lsn;
 	uint64		limit = (uint64) mlc_slot_max_retained * 1024 * 1024;
 
-	for (int i = 0; i < relay->ntargets; i++)
+	for (int i = 0; i < mlc_relay->ntargets; i++)
 	{
-		MlcTarget  *target = relay->targets[i];
+		MlcTarget  *target = mlc_relay->targets[i];
 
 		if (!mlc_target_is_live(target))
 		{
@@ -252,35 +252,35 @@ confirm(TimestampTz now)
 
 	if (XLogRecPtrIsInvalid(lowest))
 		return;
-	if (relay->nmarks == relay->marks_size)
+	if (mlc_relay->nmarks == mlc_relay->marks_size)
 	{
-		relay->marks_size = Max(64, relay->marks_size * 2);
-		if (relay->marks == NULL)
-			relay->marks = MemoryContextAlloc(relay->context,
-											  sizeof(MlcMark) * relay->marks_size);
+		mlc_relay->marks_size = Max(64, mlc_relay->marks_size * 2);
+		if (mlc_relay->marks == NULL)
+			mlc_relay->marks = MemoryContextAlloc(mlc_relay->context,
+												  sizeof(MlcMark) * mlc_relay->marks_size);
 		else
-			relay->marks = repalloc(relay->marks,
-									sizeof(MlcMark) * relay->marks_size);
+			mlc_relay->marks = repalloc(mlc_relay->marks,
+										sizeof(MlcMark) * mlc_relay->marks_size);
 	}
-	if (relay->nmarks == 0 || relay->marks[relay->nmarks - 1].lsn < lowest)
+	if (mlc_relay->nmarks == 0 || mlc_relay->marks[mlc_relay->nmarks - 1].lsn < lowest)
 	{
-		relay->marks[relay->nmarks].at = now;
-		relay->marks[relay->nmarks++].lsn = lowest;
+		mlc_relay->marks[mlc_relay->nmarks].at = now;
+		mlc_relay->marks[mlc_relay->nmarks++].lsn = lowest;
 	}
 
-	while (old < relay->nmarks &&
-		   TimestampDifferenceExceeds(relay->marks[old].at, now,
+	while (old < mlc_relay->nmarks &&
+		   TimestampDifferenceExceeds(mlc_relay->marks[old].at, now,
 									  mlc_redelivery_window))
 		old++;
 	if (old > 0)
 	{
-		XLogRecPtr	lsn = Min(relay->marks[old - 1].lsn, lowest);
+		XLogRecPtr	lsn = Min(mlc_relay->marks[old - 1].lsn, lowest);
 
 		MLC_FAULT("relay-before-confirm");
 		mlc_slot_confirm(lsn);
-		memmove(relay->marks, relay->marks + old,
-				sizeof(MlcMark) * (relay->nmarks - old));
-		relay->nmarks -= old;
+		memmove(mlc_relay->marks, mlc_relay->marks + old,
+				sizeof(MlcMark) * (mlc_relay->nmarks - old));
+		mlc_relay->nmarks -= old;
 	}
 }
 
@@ -289,23 +289,18 @@ mlc_upkeep_every_second(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (!TimestampDifferenceExceeds(relay->last_second, now, 1000))
+	if (!TimestampDifferenceExceeds(mlc_relay->last_second, now, 1000))
 		return;
-	relay->last_second = now;
+	mlc_relay->last_second = now;
 	confirm(now);
-	for (int i = 0; i < relay->ntargets; i++)
-	{
-		MlcTarget  *target = relay->targets[i];
-
-		if (mlc_target_is_idle(target) && mlc_conn_check_closed(target->conn))
-			mlc_target_fail(target, mlc_conn_error(target->conn));
-	}
+	for (int i = 0; i < mlc_relay->ntargets; i++)
+		mlc_target_check_closed(mlc_relay->targets[i]);
 	LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
-	relay->shared->transactions += relay->transactions;
-	relay->shared->spilled += relay->spilled;
-	relay->shared->tli = relay->position.tli;
+	mlc_relay->shared->transactions += mlc_relay->transactions;
+	mlc_relay->shared->spilled += mlc_relay->spilled;
+	mlc_relay->shared->tli = mlc_relay->position.tli;
 	LWLockRelease(mlc_shared->lock);
-	relay->transactions = relay->spilled = 0;
+	mlc_relay->transactions = mlc_relay->spilled = 0;
 }
 
 bool

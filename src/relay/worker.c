@@ -43,26 +43,36 @@
 #define RECORDS_A_TURN 50000	/* WAL records before housekeeping */
 #define IDLE_TIMEOUT 200		/* ms; commits wake us earlier */
 
-MlcRelay   *relay = NULL;
+MlcRelay   *mlc_relay = NULL;
 
-/* Goes back to the confirmed position for a target that lacks changes. */
+/* Goes back to where the target that lacks most needs it. */
 static void
 rewind_now(void)
 {
+	XLogRecPtr	start = InvalidXLogRecPtr;
+
 	mlc_flow_finish();
-	mlc_batch_reset(relay->current);
-	mlc_batch_reset(relay->weak);
-	if (relay->spool)
+	for (int i = 0; i < mlc_relay->ntargets; i++)
 	{
-		mlc_spool_end(relay->spool);
-		relay->spool = NULL;
+		MlcTarget  *target = mlc_relay->targets[i];
+
+		if (mlc_target_is_live(target) &&
+			(start == InvalidXLogRecPtr || target->applied.lsn < start))
+			start = target->applied.lsn;
 	}
-	relay->in_transaction = false;
-	relay->position.lsn = mlc_slot_confirmed();
-	relay->position.tli = mlc_decode_timeline(relay->position.lsn);
-	relay->caught_up = InvalidXLogRecPtr;
-	mlc_slot_rewind(&relay->sink);
-	relay->rewind = false;
+	mlc_batch_reset(mlc_relay->current);
+	mlc_batch_reset(mlc_relay->weak);
+	if (mlc_relay->spool)
+	{
+		mlc_spool_end(mlc_relay->spool);
+		mlc_relay->spool = NULL;
+	}
+	mlc_relay->in_transaction = false;
+	mlc_slot_rewind(&mlc_relay->sink, start);
+	mlc_relay->position.lsn = mlc_slot_position();
+	mlc_relay->position.tli = mlc_decode_timeline(mlc_relay->position.lsn);
+	mlc_relay->caught_up = InvalidXLogRecPtr;
+	mlc_relay->rewind = false;
 }
 
 /* Decodes until the batch is full or WAL ends; true if it ended. */
@@ -73,15 +83,15 @@ decode(void)
 
 	for (int i = 0; i < RECORDS_A_TURN; i++)
 	{
-		if (mlc_batch_is_full(relay->current) || relay->spool ||
-			mlc_batch_is_full(relay->weak))
+		if (mlc_batch_is_full(mlc_relay->current) || mlc_relay->spool ||
+			mlc_batch_is_full(mlc_relay->weak))
 			return false;
 		if ((i & 1023) == 0)
 			mlc_flow_poll();
 		flushed = GetFlushRecPtr(NULL);
 		if (!mlc_slot_read())
 		{
-			relay->caught_up = flushed;
+			mlc_relay->caught_up = flushed;
 			return true;
 		}
 	}
@@ -92,11 +102,11 @@ decode(void)
 static bool
 flush_async_commits(void)
 {
-	XLogRecPtr	want = pg_atomic_read_u64(&relay->shared->want_lsn);
+	XLogRecPtr	want = pg_atomic_read_u64(&mlc_relay->shared->want_lsn);
 
-	for (int i = 0; i < relay->ntargets; i++)
-		if (relay->targets[i]->state == MLC_TARGET_CATCHUP)
-			want = Max(want, relay->targets[i]->arm_at);
+	for (int i = 0; i < mlc_relay->ntargets; i++)
+		if (mlc_relay->targets[i]->state == MLC_TARGET_CATCHUP)
+			want = Max(want, mlc_relay->targets[i]->arm_at);
 	if (want <= GetFlushRecPtr(NULL))
 		return false;
 	XLogFlush(want);
@@ -113,27 +123,27 @@ sleep_a_while(bool for_wal)
 
 	/* from here on a commit sets our latch; look once more before we sleep */
 	if (for_wal)
-		(void) pg_atomic_exchange_u32(&relay->shared->sleeping, 1);
+		(void) pg_atomic_exchange_u32(&mlc_relay->shared->sleeping, 1);
 	if (for_wal &&
-		(relay->caught_up < GetFlushRecPtr(NULL) ||
-		 relay->caught_up < pg_atomic_read_u64(&relay->shared->want_lsn)))
+		(mlc_relay->caught_up < GetFlushRecPtr(NULL) ||
+		 mlc_relay->caught_up < pg_atomic_read_u64(&mlc_relay->shared->want_lsn)))
 	{
-		pg_atomic_write_u32(&relay->shared->sleeping, 0);
+		pg_atomic_write_u32(&mlc_relay->shared->sleeping, 0);
 		return;
 	}
 
-	set = CreateWaitEventSet(relay->scratch, MLC_MAX_TARGETS + 2);
+	set = CreateWaitEventSet(mlc_relay->scratch, MLC_MAX_TARGETS + 2);
 	AddWaitEventToSet(set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
 	AddWaitEventToSet(set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
-	for (int i = 0; i < relay->ntargets; i++)
+	for (int i = 0; i < mlc_relay->ntargets; i++)
 	{
-		MlcTarget  *target = relay->targets[i];
+		MlcTarget  *target = mlc_relay->targets[i];
 
 		if (mlc_target_is_live(target))
 		{
 			if (mlc_conn_is_open(target->conn))
 				AddWaitEventToSet(set, WL_SOCKET_READABLE,
-								  mlc_conn_socket(target->conn), NULL, NULL);
+								  mlc_conn_socket(target->conn), NULL, target);
 			if (mlc_version_compare(target->applied, target->published) > 0)
 				timeout = Min(timeout, MLC_PUBLISH_PAUSE);
 		}
@@ -142,11 +152,13 @@ sleep_a_while(bool for_wal)
 			timeout = Min(timeout,
 						  TimestampDifferenceMilliseconds(now, target->retry_at) + 1);
 	}
-	if (relay->weak->nevents > 0)
+	if (mlc_relay->weak->nevents > 0)
 		timeout = Min(timeout, 10);
-	(void) WaitEventSetWait(set, timeout, &event, 1, PG_WAIT_EXTENSION);
+	if (WaitEventSetWait(set, timeout, &event, 1, PG_WAIT_EXTENSION) > 0 &&
+		(event.events & WL_SOCKET_READABLE) != 0)
+		mlc_target_check_closed(event.user_data);
 	FreeWaitEventSet(set);
-	pg_atomic_write_u32(&relay->shared->sleeping, 0);
+	pg_atomic_write_u32(&mlc_relay->shared->sleeping, 0);
 }
 
 static void
@@ -171,9 +183,9 @@ retire(uint32 generation)
 	bool		done = false;
 
 	LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
-	if (pg_atomic_read_u32(&relay->shared->generation) == generation)
+	if (pg_atomic_read_u32(&mlc_relay->shared->generation) == generation)
 	{
-		relay->shared->wanted = false;
+		mlc_relay->shared->wanted = false;
 		done = true;
 	}
 	LWLockRelease(mlc_shared->lock);
@@ -186,9 +198,9 @@ retire(uint32 generation)
 	 * is ours.
 	 */
 	mlc_flow_finish();
-	for (int i = 0; i < relay->ntargets; i++)
-		if (mlc_target_is_live(relay->targets[i]))
-			mlc_target_retire(relay->targets[i], relay->rules);
+	for (int i = 0; i < mlc_relay->ntargets; i++)
+		if (mlc_target_is_live(mlc_relay->targets[i]))
+			mlc_target_retire(mlc_relay->targets[i], mlc_relay->rules);
 	mlc_slot_drop();
 	return true;
 }
@@ -198,28 +210,28 @@ init_relay(int number)
 {
 	HASHCTL		ctl;
 
-	relay = MemoryContextAllocZero(TopMemoryContext, sizeof(MlcRelay));
+	mlc_relay = MemoryContextAllocZero(TopMemoryContext, sizeof(MlcRelay));
 	mlc_intake_init();
-	relay->shared = &mlc_shared->relays[number];
-	relay->context = AllocSetContextCreate(TopMemoryContext, "mlcache relay",
-										   ALLOCSET_DEFAULT_SIZES);
-	relay->scratch = AllocSetContextCreate(TopMemoryContext, "mlcache turn",
-										   ALLOCSET_DEFAULT_SIZES);
-	relay->rules_generation = 1;
+	mlc_relay->shared = &mlc_shared->relays[number];
+	mlc_relay->context = AllocSetContextCreate(TopMemoryContext, "mlcache relay",
+											   ALLOCSET_DEFAULT_SIZES);
+	mlc_relay->scratch = AllocSetContextCreate(TopMemoryContext, "mlcache turn",
+											   ALLOCSET_DEFAULT_SIZES);
+	mlc_relay->rules_generation = 1;
 	memset(&ctl, 0, sizeof(ctl));
 	ctl.keysize = sizeof(int32);
 	ctl.entrysize = sizeof(MlcRelayRule);
-	ctl.hcxt = relay->context;
-	relay->rules = hash_create("mlcache relay rules", 64, &ctl,
-							   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	relay->current = mlc_batch_create(relay->context, "current");
-	relay->weak = mlc_batch_create(relay->context, "weak");
+	ctl.hcxt = mlc_relay->context;
+	mlc_relay->rules = hash_create("mlcache relay rules", 64, &ctl,
+								   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	mlc_relay->current = mlc_batch_create(mlc_relay->context, "current");
+	mlc_relay->weak = mlc_batch_create(mlc_relay->context, "weak");
 
 	mlc_upkeep_init();
 
 	LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
-	relay->shared->pid = MyProcPid;
-	relay->shared->latch = MyLatch;
+	mlc_relay->shared->pid = MyProcPid;
+	mlc_relay->shared->latch = MyLatch;
 	LWLockRelease(mlc_shared->lock);
 	on_shmem_exit(forget_me, Int32GetDatum(number));
 }
@@ -231,7 +243,7 @@ turn(void)
 	bool		ended;
 
 	mlc_upkeep_connect();
-	if (relay->rewind)
+	if (mlc_relay->rewind)
 		rewind_now();
 
 	if (!mlc_flow_any_live())
@@ -248,10 +260,10 @@ turn(void)
 
 	ended = decode();
 	mlc_flow_poll();
-	if (!relay->in_flight || mlc_batch_is_full(relay->current) || relay->spool)
+	if (!mlc_relay->in_flight || mlc_batch_is_full(mlc_relay->current) || mlc_relay->spool)
 		mlc_flow_dispatch();
 	mlc_flow_poll();
-	mlc_refresh_run(relay->targets, relay->ntargets, relay->in_flight);
+	mlc_refresh_run(mlc_relay->targets, mlc_relay->ntargets, mlc_relay->in_flight);
 	mlc_upkeep_arm();
 	mlc_flow_publish();
 	mlc_upkeep_every_second();
@@ -278,11 +290,11 @@ mlc_relay_main(Datum arg)
 	init_relay(number);
 	mlc_rule_pin_format_for_process();
 
-	generation = pg_atomic_read_u32(&relay->shared->generation);
+	generation = pg_atomic_read_u32(&mlc_relay->shared->generation);
 	if (!mlc_upkeep_load() && retire(generation))
 		return;
 	LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
-	relay->shared->settled = true;
+	mlc_relay->shared->settled = true;
 	LWLockRelease(mlc_shared->lock);
 	mlc_segment_wake_launcher();
 
@@ -302,21 +314,21 @@ mlc_relay_main(Datum arg)
 				return;
 		}
 		AcceptInvalidationMessages();
-		generation = pg_atomic_read_u32(&relay->shared->generation);
-		if (mlc_upkeep_is_stale() || generation != relay->generation)
+		generation = pg_atomic_read_u32(&mlc_relay->shared->generation);
+		if (mlc_upkeep_is_stale() || generation != mlc_relay->generation)
 		{
-			relay->generation = generation;
+			mlc_relay->generation = generation;
 			if (!mlc_upkeep_load())
 			{
 				/* the last rule went: its purge is still to be delivered */
-				if (relay->caught_up >= mlc_wal_insert_end() &&
-					!relay->in_flight && retire(generation))
+				if (mlc_relay->caught_up >= mlc_wal_insert_end() &&
+					!mlc_relay->in_flight && retire(generation))
 					return;
-				relay->generation = generation - 1;
+				mlc_relay->generation = generation - 1;
 			}
 		}
-		MemoryContextSwitchTo(relay->scratch);
-		MemoryContextReset(relay->scratch);
+		MemoryContextSwitchTo(mlc_relay->scratch);
+		MemoryContextReset(mlc_relay->scratch);
 		turn();
 		CurrentResourceOwner = AuxProcessResourceOwner;
 	}

@@ -46,8 +46,9 @@ local armed = {}
 -- Bound at the first call: while a library is loaded, Redis shows it nothing
 -- but redis.register_function().
 local byte, find, format, gmatch, match, sub, concat
-local before
+local before, text_sorts
 local BAR = 124				-- '|'
+local LETTER_M = 109
 local PLAIN_ENTRY_LEN = 24 + 1 + 24 + 6
 
 -- ---------- arguments ----------
@@ -147,21 +148,21 @@ end
 -- As mlc_key_guard() in model/key.h.  Keys whose guard would be in another
 -- slot, or would be that of another key, are refused.
 local function guard_name(key)
-	if byte(key) == 109 and sub(key, 1, 4) == 'mlc:' then
+	if byte(key) == LETTER_M and sub(key, 1, 4) == 'mlc:' then
 		arg_error('a key must not begin with "mlc:"')
 	end
-	local open = find(key, '{', 1, true)
-	local close = find(key, '}', (open or 0) + 1, true)
+	local brace = find(key, '[{}]')
+	local close = brace and find(key, '}', brace, true)
 	if not close then
 		if key == '' then
 			arg_error('a key must not be empty')
 		end
 		return 'mlc:{' .. key .. '}'
 	end
-	if not open or close == open + 1 then
+	if close <= brace + 1 then
 		arg_error('a key with "}" must have a hash tag')
 	end
-	if open == 1 and close == #key then
+	if brace == 1 and close == #key then
 		arg_error('a key must not be a hash tag as a whole')
 	end
 	if find(key, '^state:') then
@@ -458,12 +459,73 @@ end
 
 -- ---------- delivering ----------
 
+-- What becomes of an entry ('set', 'skip' or 'delete'), what its guard is to
+-- be if it is not set (nil: none), and whether it must be there to be set.
+local function decide(op, owner, version, text, applied, now)
+	local guard = parse_marked_guard(text, now)
+	if guard and owner ~= '' then
+		end_mark(guard, owner)
+	end
+	if guard and guard.standing > 0 then
+		guard.floor = latest(guard.floor, version)
+		return 'delete', guard
+	elseif op == 'i' then
+		return 'delete'
+	elseif not guard or guard.lo == '' then
+		-- nothing that anybody vouches for; an old event must not revive it
+		if op == 'r' and applied and before(applied, version) then
+			return 'set'
+		end
+		return 'skip'
+	elseif not before(guard.lo, version) then
+		return 'skip', guard
+	elseif before(guard.hi, version) then
+		return 'set', nil, op == 'u' and not guard.absent
+	end
+	return 'delete'			-- nobody knows whether the fill saw it
+end
+
+local function need_distinct(keys)
+	local seen = {}
+	for i = 1, #keys do
+		if seen[keys[i]] then
+			arg_error('a key must not be given twice')
+		end
+		seen[keys[i]] = true
+	end
+end
+
+-- Takes the groups (entry, payload, guard, ...) whose entry is gone out of a
+-- list, and drops their guards.  -> how many.
+local function leave_out(list, width, gone, plan)
+	local n, kept, out = #list, 0, 0
+	for i = 1, n, width do
+		if gone[list[i]] then
+			drop(plan, list[i + 2])
+			out = out + 1
+		else
+			for j = 0, width - 1 do
+				list[kept + j + 1] = list[i + j]
+			end
+			kept = kept + width
+		end
+	end
+	for i = kept + 1, n do
+		list[i] = nil
+	end
+	return out
+end
+
 -- n keys; ns, nonce, then for each key: op, version, ttl (ms, 0 = none),
 -- payload -> {set, skipped, deleted}.
 --
 -- op is 'i' (invalidate), 'u' (update: never creates) or 'r' (replicate:
 -- creates), and may be followed by the owner whose mark it ends.  Does not
 -- ask for arming: the relay delivers before it arms.
+--
+-- This is where the relay spends its time, so: one read of all guards, one
+-- look whether the entries are there, one write of all that is accepted, and
+-- a loop that settles the usual case, an update newer than the entry, itself.
 local function mlc_apply(keys, args)
 	local n = need_keys(keys, 1, MAX_KEYS)
 	local ns, nonce = args[1], args[2]
@@ -476,105 +538,100 @@ local function mlc_apply(keys, args)
 	local names = guard_names(keys)
 	local texts = redis.call('MGET', unpack(names))
 	local plan = new_plan()
-	local now
-	local seen = {}
-	local last_version, last_entry, last_ttl_text, last_ttl
-	local accepted, ttls, entries = {}, {}, {}	-- to be set: index, ttl, guard
-	local probes = {}							-- keys that must be there for it
+	local puts, nputs = {}, 0			-- entry, payload, guard, its text
+	local timed, ntimed = {}, 0			-- the same and time to live
+	local probes, nprobes = {}, 0		-- entries that must be there
+	local version, entry, ttl_text, ttl
+	local ascending = true
 	local skipped, deleted = 0, 0
+	local now
 
+	local arg = 3
 	for i = 1, n do
-		local key, text = keys[i], texts[i]
-		local arg = 4 * i - 1
-		local op, version, ttl_text = args[arg], args[arg + 1], args[arg + 2]
-		local owner = ''
+		local key, text, op = keys[i], texts[i], args[arg]
 
-		if seen[key] then
-			arg_error('a key must not be given twice')
+		if args[arg + 1] ~= version then
+			need_version('version', args[arg + 1])
+			if version and before(args[arg + 1], version) then
+				ascending = false
+			end
+			version = args[arg + 1]
+			entry = version .. '|' .. version .. '||||||'
 		end
-		seen[key] = true
-		if version ~= last_version then
-			last_version = need_version('version', version)
-			last_entry = entry_text(version, version, false)
+		if args[arg + 2] ~= ttl_text then
+			ttl_text = args[arg + 2]
+			ttl = need_ms('time to live', ttl_text, 0)
 		end
-		if ttl_text ~= last_ttl_text then
-			last_ttl = need_ms('time to live', ttl_text, 0)
-			last_ttl_text = ttl_text
-		end
-		if op ~= 'u' and op ~= 'r' and op ~= 'i' then
-			op, owner = sub(op, 1, 1), sub(op, 2)
+
+		local action, guard, probe = 'set', nil, true
+		if not (op == 'u' and text and #text == PLAIN_ENTRY_LEN and
+			byte(text) ~= BAR and text_sorts and sub(text, 26, 49) < version) then
+			local owner = sub(op, 2)
+			op = sub(op, 1, 1)
 			if op ~= 'u' and op ~= 'r' and op ~= 'i' then
 				arg_error('op must be u, r or i')
 			end
-			need_name('owner', owner)
-		end
-
-		local lo, hi, absent, guard
-		if text and #text == PLAIN_ENTRY_LEN and byte(text) ~= BAR then
-			lo, hi = sub(text, 1, 24), sub(text, 26, 49)
-		elseif text then
+			if owner ~= '' then
+				need_name('owner', owner)
+			end
 			now = now or now_ms()
-			guard = parse_marked_guard(text, now)
-			if guard then
-				if owner ~= '' then
-					end_mark(guard, owner)
-				end
-				if guard.lo ~= '' then
-					lo, hi, absent = guard.lo, guard.hi, guard.absent
-				end
-			end
+			action, guard, probe = decide(op, owner, version, text, applied, now)
 		end
 
-		if guard and guard.standing > 0 then
-			guard.floor = latest(guard.floor, version)
-			clear(plan, key, names[i], guard)
-			deleted = deleted + 1
-		elseif op == 'i' then
-			clear(plan, key, names[i], nil)
-			deleted = deleted + 1
-		elseif lo and not before(lo, version) then
-			skipped = skipped + 1
-		elseif lo and before(hi, version) or
-			not lo and op == 'r' and applied and before(applied, version) then
-			accepted[#accepted + 1] = i
-			ttls[#accepted] = last_ttl
-			entries[#accepted] = last_entry
-			if op == 'u' and not absent then
-				probes[#probes + 1] = key
+		if action == 'set' then
+			if probe then
+				nprobes = nprobes + 1
+				probes[nprobes] = key
 			end
-		else
-			-- between lo and hi, or nothing there that may be replaced; what
-			-- stands at the key without a guard goes
-			clear(plan, key, names[i], nil)
-			if lo then
-				deleted = deleted + 1
+			if ttl == 0 then
+				puts[nputs + 1] = key
+				puts[nputs + 2] = args[arg + 3]
+				puts[nputs + 3] = names[i]
+				puts[nputs + 4] = entry
+				nputs = nputs + 4
 			else
-				skipped = skipped + 1
+				timed[ntimed + 1] = key
+				timed[ntimed + 2] = args[arg + 3]
+				timed[ntimed + 3] = names[i]
+				timed[ntimed + 4] = entry
+				timed[ntimed + 5] = ttl
+				ntimed = ntimed + 5
+			end
+		elseif action == 'delete' then
+			deleted = deleted + 1
+			clear(plan, key, names[i], guard)
+		else
+			skipped = skipped + 1
+			if not guard then
+				clear(plan, key, names[i], nil)
 			end
 		end
+		arg = arg + 4
 	end
 
+	-- Writes go out sorted by kind: then the order of two for one key is lost.
+	if not ascending or #plan.puts > 0 or
+		(#plan.drops > 0 and 1 or 0) + (nputs > 0 and 1 or 0) + (ntimed > 0 and 1 or 0) > 1 then
+		need_distinct(keys)
+	end
 	-- An entry can be gone (evicted, deleted by hand) while its guard stays:
 	-- an update must not bring it back.
-	local gone
-	if #probes > 0 and redis.call('EXISTS', unpack(probes)) < #probes then
-		gone = {}
-		for i = 1, #probes do
+	if nprobes > 0 and redis.call('EXISTS', unpack(probes)) < nprobes then
+		local gone = {}
+		for i = 1, nprobes do
 			gone[probes[i]] = redis.call('EXISTS', probes[i]) == 0
 		end
+		skipped = skipped + leave_out(puts, 4, gone, plan) + leave_out(timed, 5, gone, plan)
 	end
-	for j = 1, #accepted do
-		local i = accepted[j]
-		local key = keys[i]
-		if gone and gone[key] then
-			drop(plan, names[i])
-			skipped = skipped + 1
-		else
-			put(plan, key, args[4 * i + 2], ttls[j])
-			put(plan, names[i], entries[j], ttls[j])
-		end
-	end
+
 	run(plan)
+	if #puts > 0 then
+		redis.call('MSET', unpack(puts))
+	end
+	for i = 1, #timed, 5 do
+		redis.call('SET', timed[i], timed[i + 1], 'PX', timed[i + 4])
+		redis.call('SET', timed[i + 2], timed[i + 3], 'PX', timed[i + 4])
+	end
 	return {n - skipped - deleted, skipped, deleted}
 end
 
@@ -903,7 +960,8 @@ end
 local function bind()
 	byte, find, format, gmatch = string.byte, string.find, string.format, string.gmatch
 	match, sub, concat = string.match, string.sub, table.concat
-	before = locale_sorts_hex() and before_as_text or before_as_numbers
+	text_sorts = locale_sorts_hex()
+	before = text_sorts and before_as_text or before_as_numbers
 end
 
 -- allow-cross-slot-keys: a guard shares its entry's slot, but the state of
