@@ -27,6 +27,7 @@ typedef struct MlcRelayRule
 	int64		ttl;			/* ms; 0: none */
 	MlcConsistency consistency;
 	bool		refresh;
+	bool		replicate;
 	int			nservers;		/* 0: all */
 	char	  **servers;
 	uint32		mask;			/* of targets; see mask_generation */

@@ -44,6 +44,7 @@ make_rule(const MlcRule *rule)
 	entry->ttl = rule->ttl;
 	entry->consistency = rule->consistency;
 	entry->refresh = rule->action == MLC_OP_REFRESH;
+	entry->replicate = rule->action == MLC_OP_REPLICATE;
 	entry->nservers = rule->nservers;
 	if (rule->nservers > 0)
 	{
