@@ -44,6 +44,9 @@
 
 #define TRIGGER_NAME "mlcache_capture"
 
+/* Bytes of a rule's row; past toast_tuple_target it would be moved out of line. */
+#define RULE_SIZE_MAX 8000
+
 static object_access_hook_type prev_object_access_hook = NULL;
 
 /* ---- the catalog ---- */
@@ -125,6 +128,13 @@ store(const MlcAttach *attach, MlcCapture capture)
 #undef NULLS
 
 	tuple = heap_form_tuple(RelationGetDescr(catalog), values, nulls);
+	if (tuple->t_len > RULE_SIZE_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("cache rule is too large"),
+				 errdetail("Its texts and names take %u bytes; at most %d are possible.",
+						   tuple->t_len, RULE_SIZE_MAX),
+				 errhint("Make the loader a function, or name fewer columns.")));
 	CatalogTupleInsert(catalog, tuple);
 	table_close(catalog, NoLock);
 	return id;

@@ -29,6 +29,9 @@
 #include "utils/syscache.h"
 #include "utils/varlena.h"
 
+#define LOADER_MAX 3000			/* bytes */
+#define FILTER_MAX 1000
+
 const char *
 mlc_check_capture_name(MlcCapture capture)
 {
@@ -127,6 +130,30 @@ check_words(const MlcAttach *attach)
 				 errmsg("unknown value \"%s\" of on_unreachable",
 						attach->on_unreachable),
 				 errhint("Values are error and degrade.")));
+}
+
+/*
+ * A rule must fit on a page: what is moved out of line is vacuumed without
+ * regard to decoding.  The same limits stand as constraints in the script,
+ * which hold for a restored dump.
+ */
+static void
+check_sizes(const MlcAttach *attach)
+{
+	if (attach->loader && strlen(attach->loader) > LOADER_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("loader of a cache rule is too long"),
+				 errdetail("It has %zu bytes; at most %d are possible.",
+						   strlen(attach->loader), LOADER_MAX),
+				 errhint("Make it a function, and call that.")));
+	if (attach->filter && strlen(attach->filter) > FILTER_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("filter of a cache rule is too long"),
+				 errdetail("It has %zu bytes; at most %d are possible.",
+						   strlen(attach->filter), FILTER_MAX),
+				 errhint("Make it a function, and call that.")));
 }
 
 /* ---- the table ---- */
@@ -257,6 +284,12 @@ check_template(const MlcAttach *attach, Relation relation)
 					 errmsg("column \"%s\" does not exist in \"%s\"",
 							attach->columns[i],
 							RelationGetRelationName(relation))));
+		for (int j = 0; j < i; j++)
+			if (strcmp(attach->columns[j], attach->columns[i]) == 0)
+				ereport(ERROR,
+						(errcode(ERRCODE_DUPLICATE_COLUMN),
+						 errmsg("column \"%s\" is named twice in columns",
+								attach->columns[i])));
 	}
 	return template;
 }
@@ -515,6 +548,7 @@ mlc_check_attach(const MlcAttach *attach, Relation relation)
 	mlc_check_prerequisites();
 	check_table(relation);
 	check_words(attach);
+	check_sizes(attach);
 
 	memset(&rule, 0, sizeof(rule));
 	rule.relid = attach->relid;

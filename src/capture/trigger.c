@@ -36,6 +36,19 @@
 
 PG_FUNCTION_INFO_V1(mlc_capture);
 
+/* A position in the filter is none in the statement that uses it. */
+static void
+filter_error(void *arg)
+{
+	int			position = geterrposition();
+
+	if (position <= 0)
+		return;
+	errposition(0);
+	internalerrposition(position);
+	internalerrquery((const char *) arg);
+}
+
 Node *
 mlc_trigger_parse_filter(const char *filter, Relation relation)
 {
@@ -46,12 +59,17 @@ mlc_trigger_parse_filter(const char *filter, Relation relation)
 	ParseState *pstate;
 	ParseNamespaceItem *item;
 	Node	   *expr;
+	ErrorContextCallback callback;
 	int			nestlevel = NewGUCNestLevel();
 
 	/* names mean the same whoever writes to the table */
 	mlc_rule_pin_search_path(RelationGetRelid(relation));
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "SELECT (%s)", filter);
+	callback.callback = filter_error;
+	callback.arg = sql.data;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
 	parsed = raw_parser(sql.data, RAW_PARSE_DEFAULT);
 	if (list_length(parsed) != 1 ||
 		!IsA(linitial_node(RawStmt, parsed)->stmt, SelectStmt))
@@ -73,6 +91,7 @@ mlc_trigger_parse_filter(const char *filter, Relation relation)
 	expr = coerce_to_boolean(pstate, expr, "filter");
 	assign_expr_collations(pstate, expr);
 	expr = (Node *) expression_planner((Expr *) expr);
+	error_context_stack = callback.previous;
 	AtEOXact_GUC(true, nestlevel);
 	return expr;
 

@@ -33,6 +33,7 @@
 #include "utils/snapmgr.h"
 
 static LogicalDecodingContext *decoding = NULL;
+static XLogRecPtr read_up_to = InvalidXLogRecPtr;	/* flushed, and read */
 static XLogRecPtr started_at = InvalidXLogRecPtr;
 static bool positioned = false; /* has a record been read since the rewind? */
 
@@ -64,7 +65,10 @@ read_page(XLogReaderState *state, XLogRecPtr targetPagePtr, int reqLen,
 	if (targetPagePtr + XLOG_BLCKSZ <= flushed)
 		count = XLOG_BLCKSZ;
 	else if (targetPagePtr + reqLen > flushed)
+	{
+		read_up_to = flushed;
 		return -1;
+	}
 	else
 		count = flushed - targetPagePtr;
 
@@ -208,6 +212,12 @@ mlc_slot_read(void)
 	CurrentResourceOwner = owner;
 	MemoryContextSwitchTo(old);
 	return record != NULL;
+}
+
+XLogRecPtr
+mlc_slot_read_up_to(void)
+{
+	return read_up_to;
 }
 
 XLogRecPtr

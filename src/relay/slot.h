@@ -38,6 +38,12 @@ extern void mlc_slot_rewind(MlcSink *sink, XLogRecPtr start);
  */
 extern bool mlc_slot_read(void);
 
+/*
+ * After mlc_slot_read() said that there is no more: how far WAL was flushed
+ * then, all of which has been read.
+ */
+extern XLogRecPtr mlc_slot_read_up_to(void);
+
 /* The end of the last record read, or where decoding starts if that is later. */
 extern XLogRecPtr mlc_slot_position(void);
 extern XLogRecPtr mlc_slot_confirmed(void);

@@ -79,8 +79,6 @@ rewind_now(void)
 static bool
 decode(void)
 {
-	XLogRecPtr	flushed;
-
 	for (int i = 0; i < RECORDS_A_TURN; i++)
 	{
 		if (mlc_batch_is_full(mlc_relay->current) || mlc_relay->spool ||
@@ -88,10 +86,9 @@ decode(void)
 			return false;
 		if ((i & 1023) == 0)
 			mlc_flow_poll();
-		flushed = GetFlushRecPtr(NULL);
 		if (!mlc_slot_read())
 		{
-			mlc_relay->caught_up = flushed;
+			mlc_relay->caught_up = mlc_slot_read_up_to();
 			return true;
 		}
 	}

@@ -110,7 +110,8 @@ end
 
 -- Lua compares text with strcoll(), and Redis takes LC_COLLATE from its
 -- environment: in Danish, "aa" sorts behind "z".  Where the locale cannot sort
--- hex digits, compare numbers of 8 digits, which are exact.
+-- hex digits (and '|' behind them), compare numbers of 8 digits, which are
+-- exact.
 local function locale_sorts_hex()
 	local digits, last = '0123456789abcdef', ''
 	for i = 1, 16 do
@@ -122,7 +123,7 @@ local function locale_sorts_hex()
 			last = pair
 		end
 	end
-	return true
+	return last < '|'
 end
 
 local function before_as_text(a, b)
@@ -181,10 +182,19 @@ local function key_of_guard(name)
 	return key and not find(key, '^state:') and key or nil
 end
 
+-- Looking at all keys in one string first spares most keys a look of their own.
 local function guard_names(keys)
 	local names = {}
-	for i = 1, #keys do
-		names[i] = guard_name(keys[i])
+	local all = '\n' .. concat(keys, '\n') .. '\n'
+	if find(all, '{', 1, true) or find(all, '}', 1, true) or
+		find(all, '\nmlc:', 1, true) or find(all, '\n\n', 1, true) then
+		for i = 1, #keys do
+			names[i] = guard_name(keys[i])
+		end
+	else
+		for i = 1, #keys do
+			names[i] = 'mlc:{' .. keys[i] .. '}'
+		end
 	end
 	return names
 end
@@ -485,6 +495,22 @@ local function decide(op, owner, version, text, applied, now)
 	return 'delete'			-- nobody knows whether the fill saw it
 end
 
+-- Are they ascending, too?
+local function need_versions(versions)
+	local all = concat(versions)
+	if #all ~= 24 * #versions or find(all, '[^0-9a-f]') then
+		for i = 1, #versions do
+			need_version('version', versions[i])
+		end
+	end
+	for i = 2, #versions do
+		if before(versions[i], versions[i - 1]) then
+			return false
+		end
+	end
+	return true
+end
+
 local function need_distinct(keys)
 	local seen = {}
 	for i = 1, #keys do
@@ -541,8 +567,8 @@ local function mlc_apply(keys, args)
 	local puts, nputs = {}, 0			-- entry, payload, guard, its text
 	local timed, ntimed = {}, 0			-- the same and time to live
 	local probes, nprobes = {}, 0		-- entries that must be there
+	local versions, nversions = {}, 0	-- in order, without repetitions
 	local version, entry, ttl_text, ttl
-	local ascending = true
 	local skipped, deleted = 0, 0
 	local now
 
@@ -551,10 +577,8 @@ local function mlc_apply(keys, args)
 		local key, text, op = keys[i], texts[i], args[arg]
 
 		if args[arg + 1] ~= version then
-			need_version('version', args[arg + 1])
-			if version and before(args[arg + 1], version) then
-				ascending = false
-			end
+			nversions = nversions + 1
+			versions[nversions] = args[arg + 1]
 			version = args[arg + 1]
 			entry = version .. '|' .. version .. '||||||'
 		end
@@ -563,9 +587,10 @@ local function mlc_apply(keys, args)
 			ttl = need_ms('time to live', ttl_text, 0)
 		end
 
+		-- a guard that is no entry's begins with '|', which sorts behind
 		local action, guard, probe = 'set', nil, true
-		if not (op == 'u' and text and #text == PLAIN_ENTRY_LEN and
-			byte(text) ~= BAR and text_sorts and sub(text, 26, 49) < version) then
+		if not (op == 'u' and text and #text == PLAIN_ENTRY_LEN and text_sorts and
+			text < version and sub(text, 26, 49) < version) then
 			local owner = sub(op, 2)
 			op = sub(op, 1, 1)
 			if op ~= 'u' and op ~= 'r' and op ~= 'i' then
@@ -574,6 +599,7 @@ local function mlc_apply(keys, args)
 			if owner ~= '' then
 				need_name('owner', owner)
 			end
+			need_version('version', version)
 			now = now or now_ms()
 			action, guard, probe = decide(op, owner, version, text, applied, now)
 		end
@@ -608,6 +634,8 @@ local function mlc_apply(keys, args)
 		end
 		arg = arg + 4
 	end
+
+	local ascending = need_versions(versions)
 
 	-- Writes go out sorted by kind: then the order of two for one key is lost.
 	if not ascending or #plan.puts > 0 or
