@@ -184,11 +184,16 @@ send_spool(MlcVersion before, MlcVersion end, TimestampTz committed)
 	mlc_relay->spool = NULL;
 }
 
+/*
+ * Nothing is held back from a server that catches up, since it cannot be armed
+ * before; nor behind a large transaction, whose own events come later.
+ */
 static bool
 weak_is_due(void)
 {
 	return mlc_relay->weak->nevents > 0 &&
-		(pg_atomic_read_u32(&mlc_relay->shared->hurry) > 0 ||
+		(mlc_upkeep_is_catching_up() || mlc_relay->spool ||
+		 pg_atomic_read_u32(&mlc_relay->shared->hurry) > 0 ||
 		 mlc_relay->weak->nevents >= MLC_BATCH_EVENTS ||
 		 mlc_relay->weak->bytes >= MLC_BATCH_BYTES ||
 		 TimestampDifferenceExceeds(mlc_relay->weak_since, GetCurrentTimestamp(),

@@ -106,6 +106,9 @@ extern void mlc_upkeep_init(void);
 /* Has a rule, server or mapping changed since the last load? */
 extern bool mlc_upkeep_is_stale(void);
 
+/* Is any server being caught up, and not armed yet? */
+extern bool mlc_upkeep_is_catching_up(void);
+
 /*
  * Reads rules and servers.  False if this database needs no relay: no
  * extension, or no rules.

@@ -197,10 +197,10 @@ mlc_upkeep_arm(void)
 	{
 		MlcTarget  *target = mlc_relay->targets[i];
 
-		if (target->state == MLC_TARGET_CATCHUP && !mlc_relay->in_flight &&
+		if (target->state == MLC_TARGET_CATCHUP &&
 			mlc_target_is_idle(target) &&
-			!mlc_relay->rewind && mlc_batch_is_empty(mlc_relay->current) &&
-			mlc_relay->weak->nevents == 0 && mlc_relay->caught_up >= target->arm_at)
+			(target->applied.lsn >= target->arm_at ||
+			 MLC_FAULT_SKIP("relay-arm")))
 			(void) mlc_target_arm(target);
 		else if (target->state == MLC_TARGET_ARMED && target->backoff > 0 &&
 				 mlc_relay->caught_up >= target->arm_at)
@@ -301,6 +301,15 @@ mlc_upkeep_every_second(void)
 	mlc_relay->shared->tli = mlc_relay->position.tli;
 	LWLockRelease(mlc_shared->lock);
 	mlc_relay->transactions = mlc_relay->spilled = 0;
+}
+
+bool
+mlc_upkeep_is_catching_up(void)
+{
+	for (int i = 0; i < mlc_relay->ntargets; i++)
+		if (mlc_relay->targets[i]->state == MLC_TARGET_CATCHUP)
+			return true;
+	return false;
 }
 
 bool

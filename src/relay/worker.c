@@ -257,11 +257,13 @@ turn(void)
 
 	ended = decode();
 	mlc_flow_poll();
+	mlc_upkeep_arm();			/* under load, the only moment with none in
+								 * flight */
 	if (!mlc_relay->in_flight || mlc_batch_is_full(mlc_relay->current) || mlc_relay->spool)
 		mlc_flow_dispatch();
 	mlc_flow_poll();
-	mlc_refresh_run(mlc_relay->targets, mlc_relay->ntargets, mlc_relay->in_flight);
 	mlc_upkeep_arm();
+	mlc_refresh_run(mlc_relay->targets, mlc_relay->ntargets, mlc_relay->in_flight);
 	mlc_flow_publish();
 	mlc_upkeep_every_second();
 
