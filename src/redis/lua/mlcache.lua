@@ -495,16 +495,14 @@ local function decide(op, owner, version, text, applied, now)
 	return 'delete'			-- nobody knows whether the fill saw it
 end
 
--- Are they ascending, too?
+-- The length of each has been looked at.  Are they ascending, too?
 local function need_versions(versions)
-	local all = concat(versions)
-	if #all ~= 24 * #versions or find(all, '[^0-9a-f]') then
-		for i = 1, #versions do
-			need_version('version', versions[i])
-		end
+	if find(concat(versions), '[^0-9a-f]') then
+		arg_error('version must be 24 lower-case hex digits')
 	end
 	for i = 2, #versions do
-		if before(versions[i], versions[i - 1]) then
+		if not (text_sorts and versions[i - 1] < versions[i]) and
+			before(versions[i], versions[i - 1]) then
 			return false
 		end
 	end
@@ -577,9 +575,12 @@ local function mlc_apply(keys, args)
 		local key, text, op = keys[i], texts[i], args[arg]
 
 		if args[arg + 1] ~= version then
-			nversions = nversions + 1
-			versions[nversions] = args[arg + 1]
 			version = args[arg + 1]
+			if #version ~= 24 then
+				need_version('version', version)
+			end
+			nversions = nversions + 1
+			versions[nversions] = version
 			entry = version .. '|' .. version .. '||||||'
 		end
 		if args[arg + 2] ~= ttl_text then
