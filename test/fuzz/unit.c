@@ -407,6 +407,22 @@ test_limits(void)
 	   "NULL wins over too long");
 
 	pfree(out.data);
+
+	/* room is made for escapes, wherever the StringInfo happens to end */
+	matched = true;
+	for (size_t len = 1; len < 3000; len += 50)
+	{
+		char	   *blanks = many(' ', len);
+
+		initStringInfo(&out);
+		values[0] = values[1] = blanks;
+		matched &= mlc_key_render(template, values, &out) == MLC_RENDER_OK &&
+			(size_t) out.len == 6 * len + 1;
+		pfree(out.data);
+		free(blanks);
+	}
+	ok(matched, "values of 1 to 3000 blanks");
+
 	pfree(template);
 	free(fits);
 	free(wide);
@@ -806,25 +822,29 @@ test_json(void)
 			"{\"op\":\"update\",\"key\":\"k\"," V ",\"rule\":1,\"payload\":"
 			"\"\\b\\f\\n\\r\\t\\u0001\\u000b\\u001f\x7f\xc3\xbc\"}");
 
-	/* far more than the escaper makes room for at once */
-	for (size_t len = 1020; len <= 5000; len += 995)
+	/*
+	 * Far more than the escaper makes room for at once, wherever the
+	 * StringInfo happens to end.
+	 */
+	for (size_t before = 0; before < 8000; before += 400)
 	{
-		char	   *payload = many('\x02', len);
-		MlcEvent	event = {MLC_OP_UPDATE, 1, "k", 1, payload, (uint32) len};
+		char	   *payload = many('\x02', 5000);
+		MlcEvent	event = {MLC_OP_UPDATE, 1, "k", 1, payload, 5000};
 		MlcVersion	version = {1, 1};
 		StringInfoData out;
 		StringInfoData back;
 		OracleJson	json;
 
-		payload[len - 1] = 'z';
+		payload[4999] = 'z';
 		initStringInfo(&out);
 		initStringInfo(&back);
+		appendStringInfoSpaces(&out, (int) before);
 		mlc_event_json(&out, &event, version);
 		json.at = strstr(out.data, "\"payload\":") + strlen("\"payload\":");
 		json.end = out.data + out.len;
-		ok(oracle_json_string(&json, &back) && strcmp(back.data, payload) == 0 &&
-		   oracle_json_token(&json, '}') && json.at == json.end,
-		   "a payload of %zu escaped bytes", len);
+		ok(oracle_json_string(&json, &back) &&
+		   strcmp(back.data, payload) == 0 && oracle_json_token(&json, '}') &&
+		   json.at == json.end, "5000 escaped bytes behind %zu others", before);
 		pfree(out.data);
 		pfree(back.data);
 		free(payload);
