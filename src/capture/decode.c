@@ -22,6 +22,7 @@
 #include "access/timeline.h"
 #include "access/xlog.h"
 #include "access/xlogrecovery.h"
+#include "base/fault.h"
 #include "capture/decode.h"
 #include "funcapi.h"
 #include "nodes/parsenodes.h"
@@ -341,7 +342,8 @@ apply_binding(LogicalDecodingContext *ctx, MlcBinding *binding,
 			have_new = render(ctx, binding, newtuple, desc, &data->key);
 			if (oldtuple && render(ctx, binding, oldtuple, desc, &data->oldkey) &&
 				(!have_new || data->oldkey.len != data->key.len ||
-				 memcmp(data->oldkey.data, data->key.data, data->key.len) != 0))
+				 memcmp(data->oldkey.data, data->key.data, data->key.len) != 0) &&
+				!MLC_FAULT_SKIP("decode-old-key"))
 				emit(ctx, rule, mlc_rule_leave_op(rule), &data->oldkey, NULL);
 			if (have_new)
 				emit_new(ctx, binding, newtuple, desc, &data->key);
@@ -366,6 +368,8 @@ rule_changed(LogicalDecodingContext *ctx, Relation relation,
 {
 	TupleDesc	desc = RelationGetDescr(relation);
 
+	if (MLC_FAULT_SKIP("decode-rule"))
+		return;
 	if (change->data.tp.oldtuple)
 		emit(ctx, mlc_rule_from_tuple(&change->data.tp.oldtuple->tuple, desc),
 			 MLC_OP_TRUNCATE, NULL, NULL);
@@ -405,6 +409,8 @@ static void
 truncate_cb(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, int nrelations,
 			Relation relations[], ReorderBufferChange *change)
 {
+	if (MLC_FAULT_SKIP("decode-truncate"))
+		return;
 	for (int i = 0; i < nrelations; i++)
 	{
 		MlcRelationRules *rules = mlc_rule_lookup(relations[i]);
@@ -480,7 +486,8 @@ commit_cb(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 	{
 		MlcRule    *rule;
 
-		if (list_member_int(data->covered, lfirst_int(lc)))
+		if (list_member_int(data->covered, lfirst_int(lc)) ||
+			MLC_FAULT_SKIP("decode-uncovered"))
 			continue;
 		rule = mlc_rule_by_id(lfirst_int(lc));
 		if (rule == NULL)

@@ -272,7 +272,8 @@ mlc_target_send(MlcTarget *target, MlcBatch *batch)
 	static Removals removals;
 	static Values values;
 	bool		held_back = false;
-	bool		oom = target->oom_until > GetCurrentTimestamp();
+	bool		oom = target->oom_until > GetCurrentTimestamp() &&
+		!MLC_FAULT_SKIP("relay-oom");
 
 	MLC_FAULT("relay-before-applying");
 	if (target->expect_next == target->nexpect)
@@ -379,6 +380,8 @@ check(MlcTarget *target, MlcExpect what, MlcReply *reply)
 		if (strncmp(reply->str, "OOM", 3) == 0)
 			target->oom_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 															OOM_PAUSE);
+		if (MLC_FAULT_SKIP("relay-reply"))
+			return NULL;
 		return psprintf("Redis answered: %s", reply->str);
 	}
 	switch (what)

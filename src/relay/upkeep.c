@@ -184,7 +184,8 @@ mlc_upkeep_connect(void)
 		mlc_flow_finish();
 		if (mlc_target_connect(target, mlc_relay->position, mlc_slot_confirmed(),
 							   mlc_relay->rules) &&
-			mlc_version_compare(target->applied, mlc_relay->position) < 0)
+			mlc_version_compare(target->applied, mlc_relay->position) < 0 &&
+			!MLC_FAULT_SKIP("relay-rewind"))
 			mlc_relay->rewind = true;
 		MemoryContextSwitchTo(mlc_relay->scratch);
 	}
@@ -215,6 +216,8 @@ mlc_upkeep_lowest_applied(void)
 	XLogRecPtr	lowest = mlc_relay->position.lsn;
 	uint64		limit = (uint64) mlc_slot_max_retained * 1024 * 1024;
 
+	if (MLC_FAULT_SKIP("relay-confirm"))
+		return lowest;
 	for (int i = 0; i < mlc_relay->ntargets; i++)
 	{
 		MlcTarget  *target = mlc_relay->targets[i];
