@@ -110,8 +110,7 @@ end
 
 -- Lua compares text with strcoll(), and Redis takes LC_COLLATE from its
 -- environment: in Danish, "aa" sorts behind "z".  Where the locale cannot sort
--- hex digits (and '|' behind them), compare numbers of 8 digits, which are
--- exact.
+-- hex digits, compare numbers of 8 digits, which are exact.
 local function locale_sorts_hex()
 	local digits, last = '0123456789abcdef', ''
 	for i = 1, 16 do
@@ -123,7 +122,7 @@ local function locale_sorts_hex()
 			last = pair
 		end
 	end
-	return last < '|'
+	return true
 end
 
 local function before_as_text(a, b)
@@ -216,8 +215,9 @@ local function parse_guard(text)
 	end
 	local lo, hi, floor, flags, token, deadline, nonce, marks = match(text,
 		'^([0-9a-f]*)|([0-9a-f]*)|([0-9a-f]*)|([AT]*)|([^|]*)|(%d*)|([^|]*)|([^|]*)$')
-	if not lo then
-		return nil
+	if not lo or #lo % 24 ~= 0 or #lo > 24 or #hi ~= #lo or
+		#floor % 24 ~= 0 or #floor > 24 then
+		return nil		-- not of our making: must not get in anybody's way
 	end
 	local guard = {
 		lo = lo, hi = hi, floor = floor, token = token, nonce = nonce,
@@ -588,10 +588,9 @@ local function mlc_apply(keys, args)
 			ttl = need_ms('time to live', ttl_text, 0)
 		end
 
-		-- a guard that is no entry's begins with '|', which sorts behind
 		local action, guard, probe = 'set', nil, true
 		if not (op == 'u' and text and #text == PLAIN_ENTRY_LEN and text_sorts and
-			text < version and sub(text, 26, 49) < version) then
+			byte(text) ~= BAR and sub(text, 26, 49) < version) then
 			local owner = sub(op, 2)
 			op = sub(op, 1, 1)
 			if op ~= 'u' and op ~= 'r' and op ~= 'i' then
@@ -775,7 +774,7 @@ local function mlc_fill(keys, args)
 		return 'refused'
 	end
 
-	local guard = parse_guard(redis.call('GET', name))
+	local guard = parse_guard(redis.call('MGET', name)[1])
 	if not guard or guard.token ~= token or guard.nonce ~= nonce or
 		guard.deadline <= now_ms() or guard.standing > 0 then
 		return 'refused'
@@ -958,25 +957,25 @@ local function mlc_purge(keys, args)
 	need_keys(keys, 0, 0)
 	need_args(args, 4, 4)
 	need_name('namespace', args[1])
-	local cursor, names = scan(args, args[4])
+	local cursor, found = scan(args, args[4])
 	local now = now_ms()
-	local plan = new_plan()
-	local seen, cleared = {}, 0
-	for _, key in ipairs(names) do
-		local name
+	local cleared = 0
+	for _, key in ipairs(found) do
+		local name = key
 		if sub(key, 1, 4) == 'mlc:' then
-			name, key = key, key_of_guard(key)
+			key = key_of_guard(name)
 		else
 			local fine, result = pcall(guard_name, key)
-			name = fine and result or nil
+			name = fine and result
 		end
-		if key and name and not seen[key] then
-			seen[key] = true
+		if key and name then
+			-- key by key: in a cluster, a command is for one slot
+			local plan = new_plan()
 			clear(plan, key, name, parse_marked_guard(redis.call('MGET', name)[1], now))
+			run(plan)
 			cleared = cleared + 1
 		end
 	end
-	run(plan)
 	return {cursor, cleared}
 end
 
