@@ -409,6 +409,31 @@ check_action(const MlcAttach *attach, MlcRule *rule, MlcBinding *binding,
 
 /* ---- servers ---- */
 
+const char *
+mlc_check_connection_fix(MlcServer *server, MlcConn *conn)
+{
+	const char *name = quote_identifier(server->name);
+	StringInfoData fix;
+
+	initStringInfo(&fix);
+	if (mlc_conn_sqlstate(conn) != ERRCODE_SQLSERVER_REJECTED_ESTABLISHMENT_OF_SQLCONNECTION)
+		appendStringInfo(&fix, "Start Redis there, or ");
+	else
+	{
+		if (server->options.password)
+			appendStringInfo(&fix, "ALTER USER MAPPING FOR PUBLIC SERVER %s OPTIONS (SET username '...', SET password '...');",
+							 name);
+		else
+			appendStringInfo(&fix, "CREATE USER MAPPING FOR PUBLIC SERVER %s OPTIONS (username '...', password '...');",
+							 name);
+		if (server->options.database == 0)
+			return fix.data;
+		appendStringInfoString(&fix, " or, for another database, ");
+	}
+	appendStringInfo(&fix, "ALTER SERVER %s OPTIONS (SET url '...');", name);
+	return fix.data;
+}
+
 /* Talks to a server once: an error now is better than silence later. */
 static void
 check_server(Oid serverid)
@@ -425,12 +450,7 @@ check_server(Oid serverid)
 				(errcode(mlc_conn_sqlstate(conn)),
 				 errmsg("could not connect to Redis server \"%s\"", server->name),
 				 errdetail("%s", mlc_conn_error(conn)),
-				 mlc_conn_sqlstate(conn) == ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION ||
-				 mlc_conn_sqlstate(conn) == ERRCODE_INVALID_PASSWORD ?
-				 errhint("CREATE USER MAPPING FOR PUBLIC SERVER %s OPTIONS (username '...', password '...');",
-						 quote_identifier(server->name)) :
-				 errhint("Start Redis there, or ALTER SERVER %s OPTIONS (SET url '...');",
-						 quote_identifier(server->name))));
+				 errhint("%s", mlc_check_connection_fix(server, conn))));
 	if (!mlc_script_ensure(conn, &error))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),

@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "capture/attach.h"
+#include "redis/server.h"
 
 /*
  * Raises ERROR for whatever cannot be right, connects to each server once,
@@ -26,6 +27,9 @@ extern void mlc_check_prerequisites(void);
 
 /* Is the plugin allowed, as far as this server asks? */
 extern bool mlc_check_plugin_allowed(void);
+
+/* The line to type after mlc_conn_open() failed, in the current context. */
+extern const char *mlc_check_connection_fix(MlcServer *server, MlcConn *conn);
 
 extern const char *mlc_check_capture_name(MlcCapture capture);
 
