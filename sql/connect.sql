@@ -93,5 +93,7 @@ DROP SERVER redis;
 SELECT attempt();
 SELECT * FROM checks();
 
+SELECT format('CREATE SERVER redis FOREIGN DATA WRAPPER mlcache OPTIONS (url %L)', :'redis_url') AS statement \gset
+:statement;
 DROP TABLE t;
 \i :end
