@@ -95,5 +95,7 @@ SELECT * FROM checks();
 
 SELECT format('CREATE SERVER redis FOREIGN DATA WRAPPER mlcache OPTIONS (url %L)', :'redis_url') AS statement \gset
 :statement;
+SELECT attempt();
+SELECT settle();
 DROP TABLE t;
 \i :end
