@@ -40,9 +40,11 @@ sub start
 		open STDIN, '<', '/dev/null';
 		open STDOUT, '>>', "$self->{dir}/log";
 		open STDERR, '>&', \*STDOUT;
-		exec 'redis-server', '--port', '0', '--unixsocket', $self->socket,
+		# a pipe to some other child would never end
+		POSIX::close($_) for 3 .. 255;
+		{ exec 'redis-server', '--port', '0', '--unixsocket', $self->socket,
 		  '--dir', $self->{dir}, '--save', '', '--appendonly', 'no',
-		  '--daemonize', 'no', @args;
+		  '--daemonize', 'no', @args; }
 		POSIX::_exit(127);
 	}
 	$self->{pid} = $pid;

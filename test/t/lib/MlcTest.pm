@@ -229,6 +229,17 @@ sub wait_applied
 	return $version;
 }
 
+# The same, and Redis itself has been told.
+sub wait_published
+{
+	my ($self) = @_;
+	my $version = $self->wait_applied;
+
+	$self->wait_for("$version published",
+		sub { ($self->{redis}->command('FCALL', 'mlc_state', 0, $self->ns)->[1] // '') ge $version });
+	return $version;
+}
+
 sub log_position { return -s $_[0]->{node}->logfile }
 
 sub wait_log
@@ -370,6 +381,7 @@ sub stop_load
 	my $load = delete $self->{load};
 	my $report;
 
+	$load->{in} .= "stop\n";
 	$load->{harness}->finish or die "load failed: $load->{err}";
 	$report = decode_json($load->{out});
 	diag($load->{err}) if $load->{err};
