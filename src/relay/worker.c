@@ -110,10 +110,38 @@ flush_async_commits(void)
 	return true;
 }
 
+/*
+ * What a sleep waits for: the latch, the postmaster, and the sockets of live
+ * targets.  Made anew when a connection came or went.
+ */
+static WaitEventSet *
+wait_event_set(void)
+{
+	static WaitEventSet *set = NULL;
+	static uint64 made_for = 0;
+
+	if (set && made_for == mlc_target_connections)
+		return set;
+	if (set)
+		FreeWaitEventSet(set);
+	made_for = mlc_target_connections;
+	set = CreateWaitEventSet(TopMemoryContext, MLC_MAX_TARGETS + 2);
+	AddWaitEventToSet(set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+	for (int i = 0; i < mlc_relay->ntargets; i++)
+	{
+		MlcTarget  *target = mlc_relay->targets[i];
+
+		if (mlc_target_is_live(target) && mlc_conn_is_open(target->conn))
+			AddWaitEventToSet(set, WL_SOCKET_READABLE,
+							  mlc_conn_socket(target->conn), NULL, target);
+	}
+	return set;
+}
+
 static void
 sleep_a_while(bool for_wal)
 {
-	WaitEventSet *set;
 	WaitEvent	event;
 	long		timeout = IDLE_TIMEOUT;
 	TimestampTz now = GetCurrentTimestamp();
@@ -129,18 +157,12 @@ sleep_a_while(bool for_wal)
 		return;
 	}
 
-	set = CreateWaitEventSet(mlc_relay->scratch, MLC_MAX_TARGETS + 2);
-	AddWaitEventToSet(set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
-	AddWaitEventToSet(set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
 	for (int i = 0; i < mlc_relay->ntargets; i++)
 	{
 		MlcTarget  *target = mlc_relay->targets[i];
 
 		if (mlc_target_is_live(target))
 		{
-			if (mlc_conn_is_open(target->conn))
-				AddWaitEventToSet(set, WL_SOCKET_READABLE,
-								  mlc_conn_socket(target->conn), NULL, target);
 			if (mlc_version_compare(target->applied, target->published) > 0)
 				timeout = Min(timeout, MLC_PUBLISH_PAUSE);
 		}
@@ -151,10 +173,9 @@ sleep_a_while(bool for_wal)
 	}
 	if (mlc_relay->weak->nevents > 0)
 		timeout = Min(timeout, 10);
-	if (WaitEventSetWait(set, timeout, &event, 1, PG_WAIT_EXTENSION) > 0 &&
+	if (WaitEventSetWait(wait_event_set(), timeout, &event, 1, PG_WAIT_EXTENSION) > 0 &&
 		(event.events & WL_SOCKET_READABLE) != 0)
 		mlc_target_check_closed(event.user_data);
-	FreeWaitEventSet(set);
 	pg_atomic_write_u32(&mlc_relay->shared->sleeping, 0);
 }
 

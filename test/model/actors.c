@@ -146,6 +146,21 @@ may_start(const State *s, int tx)
 	return running < 2;
 }
 
+static bool
+prepared(int tx)
+{
+	return scenario->prepare && tx == 1;
+}
+
+static void
+commit_record(State *n, int tx)
+{
+	set_tx_phase(n, tx, TX_IN_WAL);
+	set_wal(n, ++n->db.len, tx);
+	if (!scenario->async)
+		n->db.flushed = n->db.len;
+}
+
 static void
 transaction_steps(const State *s, int tx)
 {
@@ -184,10 +199,7 @@ transaction_steps(const State *s, int tx)
 			}
 			if (!scenario->strong)
 			{
-				set_tx_phase(&n, tx, TX_IN_WAL);
-				set_wal(&n, ++n.db.len, tx);
-				if (!scenario->async)
-					n.db.flushed = n.db.len;
+				commit_record(&n, tx);
 				emit(&n, STEP_COMMIT, tx);
 			}
 			else if (scenario->l1)
@@ -210,14 +222,29 @@ transaction_steps(const State *s, int tx)
 			{
 				State		abort = *s;
 
-				set_tx_phase(&n, tx, TX_IN_WAL);
-				set_wal(&n, ++n.db.len, tx);
-				n.db.flushed = n.db.len;
-				emit(&n, STEP_COMMIT, tx);
-
+				if (prepared(tx))
+				{
+					set_tx_phase(&n, tx, TX_PREPARED);
+					emit(&n, STEP_PREPARE, tx);
+				}
+				else
+				{
+					commit_record(&n, tx);
+					emit(&n, STEP_COMMIT, tx);
+				}
 				set_tx_phase(&abort, tx, TX_ABORTED);
 				set_tx_release(&abort, tx, RELEASE_ABORT);
 				abort.line.marks &= ~(1u << tx);
+				emit(&abort, STEP_ABORT, tx);
+			}
+			break;
+		case TX_PREPARED:
+			{
+				State		abort = *s;
+
+				commit_record(&n, tx);
+				emit(&n, STEP_COMMIT, tx);
+				set_tx_phase(&abort, tx, TX_ABORTED);
 				emit(&abort, STEP_ABORT, tx);
 			}
 			break;
@@ -227,7 +254,8 @@ transaction_steps(const State *s, int tx)
 			break;
 		case TX_VISIBLE:
 			set_tx_phase(&n, tx, TX_DONE);
-			if (scenario->strong)
+			/* Nobody who finishes a prepared transaction knows its keys. */
+			if (scenario->strong && !prepared(tx))
 				set_tx_release(&n, tx, RELEASE_COMMIT);
 			n.line.marks &= ~(1u << tx);
 			emit(&n, STEP_RETURN, tx);
@@ -257,10 +285,14 @@ transaction_steps(const State *s, int tx)
 
 	/*
 	 * A deadline passes.  The worker renews the marks of live commits, so
-	 * that only those of others can.
+	 * that only those of others can.  Those of a prepared transaction have
+	 * none; they are swept once it is no longer listed as prepared, which has
+	 * the same effect.
 	 */
 	if ((s->redis.marks & 1u << tx) &&
-		(phase == TX_DONE || phase == TX_ABORTED || !KEEPS(RENEWAL)))
+		(phase == TX_DONE || phase == TX_ABORTED ||
+		 (prepared(tx) ? phase == TX_PREPARED && !KEEPS(PREPARED_STAYS) :
+		  !KEEPS(RENEWAL))))
 	{
 		n = *s;
 		redis_expire_mark(&n, tx);
@@ -448,9 +480,19 @@ relay_is_down(State *n)
 	n->relay = (Relay){.phase = RELAY_DOWN, .slot = slot};
 }
 
+static int
+new_nonce(State *n)
+{
+	if (n->rest.last_nonce == 7)
+		out_of("nonces");
+	return ++n->rest.last_nonce;
+}
+
 /*
- * Take the target over: one function, atomic.  What the target holds then
- * says how to go on.
+ * Take the target over.  What it holds says how to go on: with a target that
+ * is armed nothing changes but the nonce; another is resumed where it stands,
+ * and armed again later; where that is too far back, or nothing is known, all
+ * goes.
  */
 static void
 adopt(const State *s)
@@ -459,28 +501,31 @@ adopt(const State *s)
 	Redis	   *r = &n.redis;
 	Relay	   *relay = &n.relay;
 	bool		armed = r->known && r->armed && r->nonce == n.rest.memory_nonce;
-	bool		far;
 
-	if (KEEPS(NEW_NONCE) || !armed)
-		n.rest.last_nonce++;
-	r->nonce = n.rest.memory_nonce = n.rest.last_nonce;
-	r->armed = armed;
-	relay->nonce = n.rest.last_nonce;
+	relay->nonce = KEEPS(NEW_NONCE) || !armed ? new_nonce(&n) : (int) r->nonce;
 	relay->pos = r->applied;
-	relay->applying = r->applying;
-	far = !r->known || (r->applied < relay->slot && KEEPS(PURGE));
-	if (far)
+	if (!r->known || (r->applied < relay->slot && KEEPS(PURGE)))
 	{
-		r->armed = 0;
+		r->nonce = n.rest.memory_nonce = relay->nonce;
+		r->known = r->armed = 0;
+		r->applied = r->applying = 0;
+		relay->pos = 0;
 		relay->purge = 1;
 		relay->phase = RELAY_PURGING;
 	}
+	else if (armed)
+	{
+		r->nonce = n.rest.memory_nonce = relay->nonce;
+		relay->phase = RELAY_IDLE;
+	}
 	else
 	{
-		if (relay->pos < relay->slot)
-			relay->pos = relay->slot;
-		relay->phase = armed ? RELAY_IDLE : RELAY_LISTING;
+		redis_begin(&n, r->nonce, relay->nonce, r->applied);
+		relay->phase = RELAY_LISTING;
 	}
+	relay->applying = r->applying;
+	if (relay->pos < relay->slot && !relay->purge)
+		relay->pos = relay->slot;
 	emit(&n, STEP_ADOPT, 0);
 }
 
@@ -497,6 +542,59 @@ deliverable(const State *s)
 		to++;
 	}
 	return to;
+}
+
+/* The relay is gone; what it had sent may still arrive. */
+static void
+bury_relay(State *n)
+{
+	Relay		relay = n->relay;
+	Ghost		ghost = {.nonce = relay.nonce, .pos = relay.pos, .to = relay.to,
+	.next = relay.next};
+
+	relay_is_down(n);
+	switch ((RelayPhase) relay.phase)
+	{
+		case RELAY_DOWN:
+			/* it had looked, and wanted to resume the history */
+			if (!n->redis.known)
+				return;
+			ghost.phase = GHOST_BEGIN;
+			ghost.nonce = new_nonce(n);
+			ghost.expected = n->redis.nonce;
+			ghost.pos = n->redis.applied;
+			break;
+		case RELAY_SETTING:
+			ghost.phase = GHOST_BEGIN;
+			ghost.expected = relay.nonce;
+			ghost.pos = relay.goal;
+			while (wal_prefix(n, ghost.pos) & ~visible(n))
+				ghost.pos--;
+			break;
+		case RELAY_CHOSEN:
+			ghost.phase = GHOST_APPLYING;
+			ghost.expected = relay.applying;
+			break;
+		case RELAY_SENDING:
+			ghost.phase = GHOST_SENDING;
+			break;
+		case RELAY_REPLIED:
+			/* L1 is opened before anything more is sent */
+			if (scenario->l1)
+				return;
+			/* FALLTHROUGH */
+		case RELAY_OPENED:
+			ghost.phase = GHOST_APPLIED;
+			break;
+		case RELAY_IDLE:
+			if (!relay.arming || relay.pos < relay.goal)
+				return;
+			ghost = (Ghost){.phase = GHOST_ARM, .nonce = relay.nonce};
+			break;
+		default:
+			return;
+	}
+	n->ghost = ghost;
 }
 
 static void
@@ -540,10 +638,8 @@ relay_steps(const State *s)
 				(relay->pos >= relay->goal || !KEEPS(ARM_POSITION)))
 			{
 				n = *s;
-				if (s->redis.nonce == relay->nonce && s->redis.known &&
-					s->rest.memory_nonce == relay->nonce)
+				if (redis_arm(&n, relay->nonce))
 				{
-					n.redis.armed = 1;
 					n.relay.arming = 0;
 					n.relay.goal = 0;
 					emit(&n, STEP_ARM, 0);
@@ -561,7 +657,13 @@ relay_steps(const State *s)
 									   n.relay.applying))
 				emit(&n, STEP_APPLYING, 0);
 			else
-				refused(s);
+			{
+				/* The commands are in the same pipeline. */
+				n = *s;
+				n.relay.phase = RELAY_SENDING;
+				bury_relay(&n);
+				emit(&n, STEP_REFUSED, 0);
+			}
 			break;
 
 		case RELAY_SENDING:
@@ -640,21 +742,25 @@ relay_steps(const State *s)
 			break;
 
 		case RELAY_SETTING:
-			/* Everything up to the goal has to be visible first. */
-			if ((wal_prefix(s, relay->goal) & ~visible(s)) ||
-				s->db.flushed < relay->goal)
-				break;
-			if (s->redis.nonce == relay->nonce && s->rest.memory_nonce == relay->nonce)
+			/* Where it has decoded up to: visible, and not before the slot. */
+			for (int at = relay->slot; at <= (int) relay->goal; at++)
 			{
-				n.redis.known = 1;
-				n.redis.applied = n.redis.applying = relay->goal;
-				n.relay.pos = n.relay.applying = relay->goal;
-				n.relay.purge = 0;
-				n.relay.phase = RELAY_IDLE;
-				emit(&n, STEP_SET, 0);
+				if ((wal_prefix(s, at) & ~visible(s)) || (int) s->db.flushed < at)
+					break;
+				n = *s;
+				if (redis_begin(&n, relay->nonce, relay->nonce, at))
+				{
+					n.relay.pos = n.relay.applying = at;
+					n.relay.purge = 0;
+					n.relay.phase = RELAY_IDLE;
+					emit(&n, STEP_SET, 0);
+				}
+				else
+				{
+					refused(s);
+					break;
+				}
 			}
-			else
-				refused(s);
 			break;
 	}
 
@@ -668,24 +774,6 @@ relay_steps(const State *s)
 	}
 }
 
-/* The relay is gone; what it had sent may still arrive. */
-static void
-bury_relay(State *n)
-{
-	const Relay *relay = &n->relay;
-	GhostPhase	phase =
-		relay->phase == RELAY_CHOSEN ? GHOST_APPLYING :
-		relay->phase == RELAY_SENDING ? GHOST_SENDING :
-		relay->phase == (scenario->l1 ? RELAY_OPENED : RELAY_REPLIED) ? GHOST_APPLIED :
-		GHOST_NONE;
-
-	if (phase != GHOST_NONE)
-		n->ghost = (Ghost){.phase = phase, .nonce = relay->nonce,
-			.pos = relay->pos, .to = relay->to, .next = relay->next,
-			.applying = relay->applying};
-	relay_is_down(n);
-}
-
 static void
 ghost_steps(const State *s)
 {
@@ -696,12 +784,20 @@ ghost_steps(const State *s)
 	{
 		case GHOST_NONE:
 			return;
-		case GHOST_APPLYING:
+		case GHOST_BEGIN:
 			n.ghost = (Ghost){0};
-			if (redis_publish_applying(&n, ghost->nonce, ghost->applying,
-									   ghost->to > ghost->applying || !KEEPS(PUBLISH_CAS) ?
-									   ghost->to : ghost->applying))
-				emit(&n, STEP_GHOST_APPLYING, 0);
+			if (redis_begin(&n, ghost->expected, ghost->nonce, ghost->pos))
+				emit(&n, STEP_GHOST_BEGIN, 0);
+			break;
+		case GHOST_APPLYING:
+			/* Refused or not, the commands follow. */
+			n.ghost.phase = GHOST_SENDING;
+			n.ghost.expected = 0;
+			(void) redis_publish_applying(&n, ghost->nonce, ghost->expected,
+										  ghost->to > ghost->expected ||
+										  !KEEPS(PUBLISH_CAS) ?
+										  ghost->to : ghost->expected);
+			emit(&n, STEP_GHOST_APPLYING, 0);
 			break;
 		case GHOST_SENDING:
 			n.ghost.next++;
@@ -715,6 +811,11 @@ ghost_steps(const State *s)
 			n.ghost = (Ghost){0};
 			if (redis_publish_applied(&n, ghost->nonce, ghost->pos, ghost->to))
 				emit(&n, STEP_GHOST_APPLIED, 0);
+			break;
+		case GHOST_ARM:
+			n.ghost = (Ghost){0};
+			if (redis_arm(&n, ghost->nonce))
+				emit(&n, STEP_GHOST_ARM, 0);
 			break;
 	}
 	n = *s;
@@ -735,7 +836,7 @@ crash_server(const State *s)
 	{
 		TxPhase		phase = tx_phase(s, tx);
 
-		if (phase == TX_IDLE || phase == TX_ABORTED)
+		if (phase == TX_IDLE || phase == TX_PREPARED || phase == TX_ABORTED)
 			continue;
 		set_tx_phase(&n, tx, wal_position(&n, tx) ? TX_DONE : TX_ABORTED);
 	}
@@ -803,7 +904,7 @@ fault_steps(const State *s)
 		n.db.replayed++;
 		emit(&n, STEP_REPLAY, 0);
 	}
-	if (s->rest.relay_crashes && s->relay.phase != RELAY_DOWN)
+	if (s->rest.relay_crashes)
 	{
 		n = *s;
 		n.rest.relay_crashes--;
@@ -851,6 +952,8 @@ first_state(void)
 	s.rest.server_crashes = scenario->server_crashes;
 	s.rest.failovers = scenario->failovers;
 	s.rest.flushes = scenario->flushes;
+	if (scenario->fresh)
+		return s;				/* an empty Redis, a relay that has just started */
 	/* An armed target, and the relay that has armed it. */
 	s.redis.known = 1;
 	s.redis.armed = 1;

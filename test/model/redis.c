@@ -118,14 +118,17 @@ redis_quarantine(State *s, int tx, bool again)
 	tidy(r);
 }
 
-/* Take the mark of each of txs off; true if one of them stood. */
+/*
+ * Take the mark of each of txs off; true if one of them stood.  Where others
+ * stand, their releases must not set anything older than this commit.
+ */
 static bool
 take_marks(Redis *r, unsigned txs, int version)
 {
 	bool		stood = (r->marks & txs) != 0;
 
 	r->marks &= KEEPS(OTHER_MARKS) ? ~txs : 0;
-	if (stood && r->floor < (unsigned) version)
+	if ((stood || KEEPS(EVENT_FLOOR)) && r->floor < (unsigned) version)
 		r->floor = version;
 	return stood;
 }
@@ -138,6 +141,8 @@ redis_release(State *s, int tx, int version, bool commit)
 	bool		taint = KEEPS(TAINT) && r->taint;
 	bool		stood = take_marks(r, 1u << tx, commit ? version : 0);
 
+	if (!commit && !stood)
+		return;					/* whatever is there is none of its business */
 	kill_lease(r);
 	if (commit && scenario->action != INVALIDATE &&
 		(stood || !KEEPS(OWN_MARK)) &&
@@ -228,6 +233,42 @@ own_target(const State *s, int nonce)
 {
 	return s->redis.nonce == (unsigned) nonce &&
 		(s->rest.memory_nonce == (unsigned) nonce || !KEEPS(PUBLISH_ARMED));
+}
+
+/*
+ * A history begins at applied, or is resumed there: the relay that has found
+ * nonce `expected` owns the target from here on and has to arm it.  After a
+ * purge that is the relay's own nonce, and the memory has to know it too: else
+ * this is not the server that was purged.
+ */
+bool
+redis_begin(State *s, int expected, int nonce, int applied)
+{
+	Redis	   *r = &s->redis;
+
+	if (KEEPS(BEGIN_CAS) && r->nonce != (unsigned) expected)
+		return false;
+	if (expected == nonce && s->rest.memory_nonce != (unsigned) nonce && KEEPS(BEGIN_MEMORY))
+		return false;
+	r->nonce = s->rest.memory_nonce = nonce;
+	r->known = 1;
+	r->applied = r->applying = applied;
+	r->armed = 0;
+	return true;
+}
+
+bool
+redis_arm(State *s, int nonce)
+{
+	Redis	   *r = &s->redis;
+
+	if (r->nonce != (unsigned) nonce || !r->known)
+		return false;
+	if (KEEPS(ARM_MEMORY) && s->rest.memory_nonce != (unsigned) nonce)
+		return false;
+	s->rest.memory_nonce = nonce;
+	r->armed = 1;
+	return true;
 }
 
 bool

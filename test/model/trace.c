@@ -74,7 +74,7 @@ static void
 describe(const State *s, char part[PARTS][PART_SIZE])
 {
 	static const char *const tx_words[] = {
-		"idle", "changing", "L1 closed", "quarantined", "in WAL", "visible", "done",
+		"idle", "changing", "L1 closed", "quarantined", "prepared", "in WAL", "visible", "done",
 		"aborted"
 	};
 	static const char *const reader_words[] = {
@@ -187,10 +187,19 @@ describe(const State *s, char part[PARTS][PART_SIZE])
 	}
 
 	if (s->ghost.phase)
-		sprintf(part[5], "dead relay: nonce %d, %s to %d, sent to %d", s->ghost.nonce,
-				s->ghost.phase == GHOST_APPLYING ? "applying" :
-				s->ghost.phase == GHOST_SENDING ? "commands" : "applied",
-				s->ghost.to, s->ghost.next);
+	{
+		static const char *const ghost_words[] = {
+			"", "begin at", "applying and commands", "commands", "applied", "arm"
+		};
+
+		sprintf(part[5], "dead relay: nonce %d, %s", s->ghost.nonce, ghost_words[s->ghost.phase]);
+		if (s->ghost.phase == GHOST_BEGIN)
+			sprintf(one, " %d", s->ghost.pos);
+		else
+			sprintf(one, " to %d, sent to %d", s->ghost.to, s->ghost.next);
+		if (s->ghost.phase != GHOST_ARM)
+			strcat(part[5], one);
+	}
 }
 
 const char *
