@@ -163,7 +163,7 @@ refuse_table(Relation relation, const char *why)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-			 errmsg("cannot attach a cache rule to \"%s\"",
+			 errmsg("\"%s\" cannot have cache rules",
 					RelationGetRelationName(relation)),
 			 errdetail("%s", why)));
 }
@@ -192,8 +192,8 @@ check_leaf_storage(Relation relation)
 		refuse_table(relation, "Temporary tables are visible to one session only.");
 }
 
-void
-mlc_check_storage(Relation relation)
+static void
+check_storage(Relation relation)
 {
 	List	   *tree;
 	ListCell   *lc;
@@ -211,25 +211,31 @@ mlc_check_storage(Relation relation)
 	}
 }
 
-static void
-check_table(Relation relation)
+void
+mlc_check_table(Relation relation)
 {
-	if (!mlc_is_table_owner(RelationGetRelid(relation), GetUserId()))
-		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE,
-					   RelationGetRelationName(relation));
-	mlc_check_storage(relation);
-	if (IsCatalogRelation(relation) ||
-		RelationGetRelid(relation) == mlc_rule_relid())
-		refuse_table(relation, "It is a catalog.");
+	check_storage(relation);
 	if (relation->rd_rel->relkind == RELKIND_RELATION &&
 		has_subclass(RelationGetRelid(relation)))
 		refuse_table(relation, "Other tables inherit from it, and their rows would be missed; partitioned tables are fine.");
 	if (relation->rd_rel->relrowsecurity)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot attach a cache rule to \"%s\"",
+				 errmsg("\"%s\" cannot have cache rules",
 						RelationGetRelationName(relation)),
 				 errdetail("The table has row security, which a shared copy in a cache cannot keep.")));
+}
+
+static void
+check_table(Relation relation)
+{
+	if (!mlc_is_table_owner(RelationGetRelid(relation), GetUserId()))
+		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE,
+					   RelationGetRelationName(relation));
+	if (IsCatalogRelation(relation) ||
+		RelationGetRelid(relation) == mlc_rule_relid())
+		refuse_table(relation, "It is a catalog.");
+	mlc_check_table(relation);
 }
 
 /* ---- the template ---- */

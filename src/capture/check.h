@@ -19,8 +19,11 @@
  */
 extern MlcCapture mlc_check_attach(const MlcAttach *attach, Relation relation);
 
-/* ERROR 42809 unless every change of the relation and its partitions is in WAL. */
-extern void mlc_check_storage(Relation relation);
+/*
+ * ERROR 42809 unless every change of the relation and its partitions is in
+ * WAL, and nothing else inherits from it; 0A000 if it has row security.
+ */
+extern void mlc_check_table(Relation relation);
 
 /* ERROR 55000 unless logical decoding can work; the hint is the line to type. */
 extern void mlc_check_prerequisites(void);
