@@ -22,6 +22,7 @@ int			mlc_slot_max_retained = 16384;
 int			mlc_relay_work_mem = 65536;
 int			mlc_capture_work_mem = 65536;
 int			mlc_reconnect_max = 2000;
+int			mlc_refresh_timeout = 1000;
 bool		mlc_relay_enabled = true;
 char	   *mlc_fault_points = NULL;
 
@@ -62,6 +63,12 @@ mlc_guc_define(void)
 							"Longest pause between two attempts to reach a Redis.",
 							NULL,
 							&mlc_reconnect_max, 2000, 10, 60000,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("mlcache.refresh_timeout",
+							"How long a loader may take when the relay reloads a document.",
+							"The relay delivers nothing meanwhile; a document that takes longer is left to its readers.",
+							&mlc_refresh_timeout, 1000, 1, 4000,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 
 	DefineCustomBoolVariable("mlcache.relay_enabled",

@@ -16,6 +16,7 @@ extern int	mlc_slot_max_retained;	/* MB; -1: no limit */
 extern int	mlc_relay_work_mem; /* kB */
 extern int	mlc_capture_work_mem;	/* kB */
 extern int	mlc_reconnect_max;	/* ms */
+extern int	mlc_refresh_timeout;	/* ms */
 extern bool mlc_relay_enabled;
 extern char *mlc_fault_points;
 

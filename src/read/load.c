@@ -21,6 +21,7 @@
 #include "read/load.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/hsearch.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -32,6 +33,14 @@ typedef struct Disguise
 	int			sec_context;
 	int			nestlevel;
 } Disguise;
+
+typedef struct KeptPlan
+{
+	int32		rule;			/* hash key */
+	int64		secret;			/* tells rules apart that have had the same id */
+	Oid			types[MLC_KEY_MAX_COLUMNS];
+	SPIPlanPtr	plan;
+} KeptPlan;
 
 static void
 put_on(Disguise *disguise, Relation relation)
@@ -79,21 +88,67 @@ mlc_load_query(MlcRule *rule)
 	return query.data;
 }
 
-static SPIPlanPtr
-prepare(MlcRule *rule, MlcBinding *binding, Relation relation)
+/* The types of the loader's parameters: those of the key's columns. */
+static void
+parameter_types(MlcRule *rule, MlcBinding *binding, Relation relation,
+				Oid *types)
 {
-	Oid			types[MLC_KEY_MAX_COLUMNS];
-	SPIPlanPtr	plan;
-
 	for (int i = 0; i < rule->template->ncolumns; i++)
 		types[i] = TupleDescAttr(RelationGetDescr(relation),
 								 binding->attnums[i] - 1)->atttypid;
-	plan = SPI_prepare(mlc_load_query(rule), rule->template->ncolumns, types);
+}
+
+static SPIPlanPtr
+prepare(MlcRule *rule, const Oid *types)
+{
+	SPIPlanPtr	plan;
+
+	plan = SPI_prepare(mlc_load_query(rule), rule->template->ncolumns,
+					   (Oid *) types);
 	if (plan == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("could not prepare the loader of cache rule %d: %s",
 						rule->id, SPI_result_code_string(SPI_result))));
+	return plan;
+}
+
+/*
+ * The loader's plan, kept by this process.  A rule never changes, but a
+ * column's type may: then the plan is made anew.
+ */
+static SPIPlanPtr
+kept_plan(MlcRule *rule, MlcBinding *binding, Relation relation)
+{
+	static HTAB *plans = NULL;
+	Oid			types[MLC_KEY_MAX_COLUMNS] = {InvalidOid};
+	KeptPlan   *kept;
+	SPIPlanPtr	plan;
+	bool		found;
+
+	if (plans == NULL)
+	{
+		HASHCTL		ctl;
+
+		memset(&ctl, 0, sizeof(ctl));
+		ctl.keysize = sizeof(int32);
+		ctl.entrysize = sizeof(KeptPlan);
+		plans = hash_create("mlcache loaders", 32, &ctl, HASH_ELEM | HASH_BLOBS);
+	}
+	parameter_types(rule, binding, relation, types);
+	kept = hash_search(plans, &rule->id, HASH_FIND, NULL);
+	if (kept && kept->secret == rule->secret &&
+		memcmp(kept->types, types, sizeof(types)) == 0)
+		return kept->plan;
+
+	plan = prepare(rule, types);
+	SPI_keepplan(plan);
+	kept = hash_search(plans, &rule->id, HASH_ENTER, &found);
+	if (found)
+		SPI_freeplan(kept->plan);
+	kept->secret = rule->secret;
+	memcpy(kept->types, types, sizeof(types));
+	kept->plan = plan;
 	return plan;
 }
 
@@ -115,12 +170,14 @@ mlc_load_check(MlcRule *rule)
 	Relation	relation = table_open(rule->relid, AccessShareLock);
 	MlcBinding	binding;
 	Disguise	disguise;
+	Oid			types[MLC_KEY_MAX_COLUMNS];
 	SPIPlanPtr	plan;
 
 	bind(rule, relation, &binding);
 	put_on(&disguise, relation);
 	SPI_connect();
-	plan = prepare(rule, &binding, relation);
+	parameter_types(rule, &binding, relation, types);
+	plan = prepare(rule, types);
 	if (SPI_is_cursor_plan(plan) == false)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -176,7 +233,7 @@ mlc_load_key(MlcRule *rule, const char *key, uint32 keylen,
 		int			rc;
 
 		SPI_connect();
-		plan = prepare(rule, &binding, relation);
+		plan = kept_plan(rule, &binding, relation);
 		rc = SPI_execute_snapshot(plan, values, NULL, GetActiveSnapshot(),
 								  InvalidSnapshot, true, false, 2);
 		if (rc != SPI_OK_SELECT)

@@ -284,11 +284,13 @@ turn(void)
 		mlc_flow_dispatch();
 	mlc_flow_poll();
 	mlc_upkeep_arm();
-	mlc_refresh_run(mlc_relay->targets, mlc_relay->ntargets, mlc_relay->in_flight);
+	if (!mlc_relay->in_flight)
+		mlc_refresh_run(mlc_relay->targets, mlc_relay->ntargets, !ended);
 	mlc_flow_publish();
 	mlc_upkeep_every_second();
 
-	if (ended && !flush_async_commits())
+	if (ended && !flush_async_commits() &&
+		(mlc_relay->in_flight || mlc_refresh_pending() == 0))
 		sleep_a_while(true);
 }
 

@@ -396,7 +396,8 @@ change(Scenario *s, const char *option)
 		CHOICE(transactions), CHOICE(strong), CHOICE(action), CHOICE(two_rows),
 		CHOICE(statement), CHOICE(positions), CHOICE(evict), CHOICE(l1), CHOICE(prepare),
 		CHOICE(standby), CHOICE(fresh), CHOICE(async), CHOICE(confirm), CHOICE(readers),
-		CHOICE(relay_crashes), CHOICE(server_crashes), CHOICE(failovers), CHOICE(flushes)
+		CHOICE(relay_crashes), CHOICE(server_crashes), CHOICE(failovers), CHOICE(flushes),
+		CHOICE(promotions)
 #undef CHOICE
 	};
 	const char *equals = strchr(option, '=');

@@ -41,7 +41,8 @@ typedef enum Release
 {
 	RELEASE_NONE,
 	RELEASE_COMMIT,
-	RELEASE_ABORT
+	RELEASE_ABORT,
+	RELEASE_OLD					/* committed on the old primary */
 } Release;
 
 typedef enum ReaderPhase
@@ -105,6 +106,8 @@ typedef struct Redis
 	uint32_t	applying:2;
 	uint32_t	nonce:3;		/* of the relay that owns the target */
 	uint32_t	armed:1;
+	uint32_t	timeline:1;		/* of applied */
+	uint32_t	entry_timeline:1;	/* of lo and hi */
 } Redis;
 
 typedef struct Reader
@@ -114,7 +117,8 @@ typedef struct Reader
 	uint16_t	past:2;			/* max(applied, applying) likewise */
 	uint16_t	hi:2;
 	uint16_t	content:3;
-	uint16_t	unused:4;
+	uint16_t	timeline:1;		/* of `applied`, as the lease said */
+	uint16_t	unused:3;
 } Reader;
 
 typedef struct Relay
@@ -142,7 +146,7 @@ typedef struct Ghost
 	uint16_t	pos:2;
 	uint16_t	to:2;
 	uint16_t	next:2;
-	uint16_t	unused:1;
+	uint16_t	timeline:1;
 } Ghost;
 
 typedef struct Line
@@ -182,7 +186,14 @@ typedef struct Rest
 	uint32_t	failovers:1;
 	uint32_t	flushes:1;
 	uint32_t	last_nonce:3;
-	uint32_t	unused:20;
+	uint32_t	promotions:1;
+	uint32_t	timeline:1;		/* of the primary; 1 once one was promoted */
+	uint32_t	old_row:3;		/* what the old primary shows since */
+	uint32_t	old_len:2;		/* its WAL */
+	uint32_t	old_wal0:2;
+	uint32_t	old_wal1:2;
+	uint32_t	old_wal2:2;
+	uint32_t	unused:7;
 } Rest;
 
 typedef union State
@@ -242,6 +253,11 @@ _Static_assert(sizeof(State) == 32, "a state has 32 bytes");
 	X(ARM_POSITION, "delivery up to the insert position before arming") \
 	X(PURGE, "the purge where the gap is too long") \
 	X(PURGE_MARKS, "the purge of marks") \
+	X(TIMELINE_PURGE, "the purge at a new timeline") \
+	X(TIMELINE_FIRST, "the timeline in the comparison of versions") \
+	X(FILL_TIMELINE, "the comparison of timelines at the fill") \
+	X(RELEASE_TIMELINE, "the comparison of timelines at quarantine and release") \
+	X(RELAY_TIMELINE, "the rule that a relay leaves a target of a later timeline alone") \
 	X(APPLYING_FIRST, "applying published before the first command") \
 	X(REPLIES_FIRST, "applied published only after every reply") \
 	X(STANDBY_CHECK, "the standby's check") \
@@ -319,6 +335,9 @@ typedef enum Safeguard
 	X(STEP_CRASH, "PostgreSQL crashes and recovers") \
 	X(STEP_REPLICA, "the replica of Redis falls behind from here on") \
 	X(STEP_FAILOVER, "the replica of Redis is promoted") \
+	X(STEP_PROMOTE, "a standby of PostgreSQL is promoted, the old primary goes on") \
+	X(STEP_OLD_WRITER, "T%d quarantines and commits on the old primary") \
+	X(STEP_OLD_RELAY, "the old primary's relay takes the target over, purges and arms") \
 	X(STEP_FLUSHALL, "Redis is flushed")
 
 typedef enum Step
@@ -358,6 +377,7 @@ typedef struct Scenario
 	int			server_crashes;
 	int			failovers;
 	int			flushes;
+	int			promotions;		/* of PostgreSQL; R2 stays with the old primary */
 } Scenario;
 
 extern const Scenario *scenario;
@@ -381,6 +401,8 @@ extern void set_tx_phase(State *s, int tx, TxPhase phase);
 extern Release tx_release(const State *s, int tx);
 extern void set_tx_release(State *s, int tx, Release release);
 extern int	wal_at(const State *s, int position);
+extern int	wal_position(const State *s, int tx);
+extern unsigned old_prefix(const State *s, int position);
 extern unsigned wal_prefix(const State *s, int position);
 extern unsigned visible(const State *s);
 
@@ -395,17 +417,18 @@ typedef enum Answer
 } Answer;
 
 extern Answer redis_get(State *s, int token);
-extern bool redis_fill(State *s, int token, unsigned content, int lo, int hi);
+extern bool redis_fill(State *s, int token, unsigned content, int lo, int hi,
+					   int lo_timeline, int hi_timeline);
 extern void redis_quarantine(State *s, int tx, bool again);
-extern void redis_release(State *s, int tx, int version, bool commit);
+extern void redis_release(State *s, int tx, Release release);
 extern void redis_expire_mark(State *s, int tx);
 extern void redis_expire_lease(State *s);
 extern void redis_purge(State *s);
 extern void redis_evict(State *s, bool entry, bool guard);
-extern void redis_apply(State *s, unsigned txs, int version, int nonce);
+extern void redis_apply(State *s, unsigned txs, int version, int timeline, int nonce);
 extern bool redis_publish_applying(State *s, int nonce, int previous, int next);
 extern bool redis_publish_applied(State *s, int nonce, int previous, int next);
-extern bool redis_begin(State *s, int expected, int nonce, int applied);
+extern bool redis_begin(State *s, int expected, int nonce, int applied, int timeline);
 extern bool redis_arm(State *s, int nonce);
 extern bool redis_ready(const State *s);
 

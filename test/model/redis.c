@@ -17,7 +17,7 @@ tidy(Redis *r)
 	if (!r->lease)
 		r->lease_nonce = 0;
 	if (!r->entry)
-		r->content = r->lo = r->hi = 0;
+		r->content = r->lo = r->hi = r->entry_timeline = 0;
 	if (!r->entry && !r->marks && !r->lease)
 		r->guard = 0;
 	if (!r->guard)
@@ -32,11 +32,12 @@ kill_lease(Redis *r)
 }
 
 static void
-set_payload(Redis *r, unsigned content, int version)
+set_payload(Redis *r, unsigned content, int version, int timeline)
 {
 	r->entry = r->guard = 1;
 	r->content = content;
 	r->lo = r->hi = version;
+	r->entry_timeline = timeline;
 }
 
 /* May the target be read through and filled?  (coherence 3.3 and 7) */
@@ -77,11 +78,15 @@ redis_get(State *s, int token)
 }
 
 bool
-redis_fill(State *s, int token, unsigned content, int lo, int hi)
+redis_fill(State *s, int token, unsigned content, int lo, int hi,
+		   int lo_timeline, int hi_timeline)
 {
 	Redis	   *r = &s->redis;
 
 	if (!redis_ready(s) || r->marks)
+		return false;
+	if (KEEPS(FILL_TIMELINE) && (lo_timeline != (int) r->timeline ||
+								 hi_timeline != (int) r->timeline))
 		return false;
 	if (KEEPS(LEASE_CHECK))
 	{
@@ -94,6 +99,7 @@ redis_fill(State *s, int token, unsigned content, int lo, int hi)
 	r->content = content;
 	r->lo = lo;
 	r->hi = hi;
+	r->entry_timeline = hi_timeline;
 	r->lease = NOBODY;
 	tidy(r);
 	return true;
@@ -134,21 +140,33 @@ take_marks(Redis *r, unsigned txs, int version)
 }
 
 void
-redis_release(State *s, int tx, int version, bool commit)
+redis_release(State *s, int tx, Release release)
 {
 	Redis	   *r = &s->redis;
+	bool		commit = release != RELEASE_ABORT;
+	int			version = wal_position(s, tx);
+	int			timeline = s->rest.timeline;
+	unsigned	payload = wal_prefix(s, version);
 	int			floor = KEEPS(FLOOR) ? (int) r->floor : 0;
 	bool		taint = KEEPS(TAINT) && r->taint;
-	bool		stood = take_marks(r, 1u << tx, commit ? version : 0);
+	bool		stood;
 
+	if (release == RELEASE_OLD)
+	{
+		timeline = 0;
+		version = s->rest.old_len;
+		payload = s->rest.old_row | 1u << tx;
+	}
+	stood = take_marks(r, 1u << tx, commit ? version : 0);
 	if (!commit && !stood)
 		return;					/* whatever is there is none of its business */
 	kill_lease(r);
 	if (commit && scenario->action != INVALIDATE &&
 		(stood || !KEEPS(OWN_MARK)) &&
 		(!r->marks || !KEEPS(LAST_MARK)) &&
-		version > floor && !taint)
-		set_payload(r, wal_prefix(s, version), version);
+		version > floor && !taint &&
+		(timeline == (int) r->timeline || !KEEPS(RELEASE_TIMELINE)))
+		set_payload(r, payload, version, timeline);
 	else
 		r->entry = 0;
 	tidy(r);
@@ -199,10 +217,15 @@ redis_purge(State *s)
  * (more than one where it has coalesced a batch).
  */
 void
-redis_apply(State *s, unsigned txs, int version, int nonce)
+redis_apply(State *s, unsigned txs, int version, int timeline, int nonce)
 {
 	Redis	   *r = &s->redis;
-	unsigned	payload = wal_prefix(s, version);
+	unsigned	payload = timeline == (int) s->rest.timeline ?
+		wal_prefix(s, version) : old_prefix(s, version);
+	bool		own = (r->nonce == (unsigned) nonce &&
+					   s->rest.memory_nonce == (unsigned) nonce);
+	bool		older = timeline < (int) r->entry_timeline && KEEPS(TIMELINE_FIRST);
+	bool		newer = timeline > (int) r->entry_timeline && KEEPS(TIMELINE_FIRST);
 
 	kill_lease(r);
 	take_marks(r, txs, version);
@@ -212,8 +235,10 @@ redis_apply(State *s, unsigned txs, int version, int nonce)
 		r->entry = 0;
 	else if (r->entry && r->guard)
 	{
-		if (version > (int) r->hi || !KEEPS(UPDATE_LO))
-			set_payload(r, payload, version);
+		if (older)
+			;					/* a timeline that has ended */
+		else if (newer || version > (int) r->hi || !KEEPS(UPDATE_LO))
+			set_payload(r, payload, version, timeline);
 		else if (version > (int) r->lo && KEEPS(UPDATE_HI))
 			r->entry = 0;		/* nobody knows whether the fill saw it */
 	}
@@ -221,18 +246,9 @@ redis_apply(State *s, unsigned txs, int version, int nonce)
 		r->entry = 0;			/* no guard: nobody knows */
 	else if (scenario->action == REPLICATE &&
 			 (version > (int) r->applied || !KEEPS(REPLICATE_APPLIED)) &&
-			 ((r->nonce == (unsigned) nonce &&
-			   s->rest.memory_nonce == (unsigned) nonce) ||
-			  !KEEPS(REPLICATE_NONCE)))
-		set_payload(r, payload, version);
+			 (own || !KEEPS(REPLICATE_NONCE)))
+		set_payload(r, payload, version, timeline);
 	tidy(r);
-}
-
-static bool
-own_target(const State *s, int nonce)
-{
-	return s->redis.nonce == (unsigned) nonce &&
-		(s->rest.memory_nonce == (unsigned) nonce || !KEEPS(PUBLISH_ARMED));
 }
 
 /*
@@ -242,7 +258,7 @@ own_target(const State *s, int nonce)
  * this is not the server that was purged.
  */
 bool
-redis_begin(State *s, int expected, int nonce, int applied)
+redis_begin(State *s, int expected, int nonce, int applied, int timeline)
 {
 	Redis	   *r = &s->redis;
 
@@ -253,6 +269,7 @@ redis_begin(State *s, int expected, int nonce, int applied)
 	r->nonce = s->rest.memory_nonce = nonce;
 	r->known = 1;
 	r->applied = r->applying = applied;
+	r->timeline = timeline;
 	r->armed = 0;
 	return true;
 }
@@ -269,6 +286,13 @@ redis_arm(State *s, int nonce)
 	s->rest.memory_nonce = nonce;
 	r->armed = 1;
 	return true;
+}
+
+static bool
+own_target(const State *s, int nonce)
+{
+	return s->redis.nonce == (unsigned) nonce &&
+		(s->rest.memory_nonce == (unsigned) nonce || !KEEPS(PUBLISH_ARMED));
 }
 
 bool

@@ -38,7 +38,8 @@ redis_words(const State *s, const Redis *r, char *to)
 		add_set(to, r->content);
 	if (r->guard)
 	{
-		sprintf(part, ", guard lo %d hi %d", r->lo, r->hi);
+		sprintf(part, ", guard lo %d hi %d%s", r->lo, r->hi,
+				r->entry_timeline ? " of timeline 2" : "");
 		strcat(to, part);
 		if (r->lease)
 		{
@@ -61,7 +62,8 @@ redis_words(const State *s, const Redis *r, char *to)
 	else
 		strcat(to, ", no guard");
 	if (r->known)
-		sprintf(part, "; applied %d applying %d", r->applied, r->applying);
+		sprintf(part, "; applied %d applying %d%s", r->applied, r->applying,
+				r->timeline ? " of timeline 2" : "");
 	else
 		sprintf(part, "; applied missing");
 	strcat(to, part);
@@ -104,7 +106,12 @@ describe(const State *s, char part[PARTS][PART_SIZE])
 				tx_release(s, tx) ? " (release under way)" : "");
 		strcat(part[0], one);
 	}
-	if (scenario->standby)
+	if (s->rest.timeline)
+	{
+		strcat(part[0], "; old primary shows ");
+		add_set(part[0], s->rest.old_row);
+	}
+	else if (scenario->standby || scenario->promotions)
 	{
 		sprintf(one, ", standby at %d", s->db.replayed);
 		strcat(part[0], one);

@@ -7,6 +7,7 @@ package MlcRedis;
 
 use strict;
 use warnings;
+use IO::Socket::INET;
 use IO::Socket::UNIX;
 use PostgreSQL::Test::Utils;
 use POSIX ();
@@ -20,6 +21,14 @@ sub new
 	my ($class, $name) = @_;
 
 	return bless { name => $name, dir => PostgreSQL::Test::Utils::tempdir_short() }, $class;
+}
+
+sub free_port
+{
+	my $socket = IO::Socket::INET->new(Listen => 1, LocalAddr => '127.0.0.1')
+	  or die "socket: $!";
+
+	return $socket->sockport;
 }
 
 sub socket { return "$_[0]->{dir}/s" }

@@ -120,6 +120,10 @@ SELECT mlcache.attach('w', key => 'w:{id}', action => 'update', consistency => '
 SELECT mlcache.attach('p', key => 'p:{id}');
 SELECT mlcache.attach('p', key => 'category:{category_id}',
 	loader => 'SELECT json_agg(json_build_array(id, ver) ORDER BY id) FROM p WHERE category_id = \$1 HAVING count(*) > 0');
+SQL
+	# what was there before the relay began is not replicated
+	$self->wait_armed;
+	$self->sql(<<"SQL");
 INSERT INTO r SELECT 1000 + g, 0, nextval('ver') FROM generate_series(1, $cold) g;
 INSERT INTO u SELECT 1000 + g, 0, nextval('ver') FROM generate_series(1, $cold) g;
 INSERT INTO i SELECT 1000 + g, 0, nextval('ver') FROM generate_series(1, $cold) g;
