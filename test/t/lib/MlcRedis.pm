@@ -53,7 +53,7 @@ sub start
 		POSIX::close($_) for 3 .. 255;
 		{ exec 'redis-server', '--port', '0', '--unixsocket', $self->socket,
 		  '--dir', $self->{dir}, '--save', '', '--appendonly', 'no',
-		  '--daemonize', 'no', @args; }
+		  '--daemonize', 'no', '--repl-diskless-sync-delay', '0', @args; }
 		POSIX::_exit(127);
 	}
 	$self->{pid} = $pid;
