@@ -83,7 +83,7 @@ SELECT pg_describe_object(classid, objid, 0) FROM pg_depend
 	ORDER BY 1;
 -- and nothing but these is for everybody
 SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'mlcache'::regnamespace
-	AND has_function_privilege('mlctest_nobody', oid, 'EXECUTE') ORDER BY 1::text;
+	AND has_function_privilege('mlctest_nobody', oid, 'EXECUTE') ORDER BY oid::regprocedure::text COLLATE "C";
 SELECT relname, relkind FROM pg_class WHERE relnamespace = 'mlcache'::regnamespace AND relkind IN ('r', 'v', 'S')
 	AND (has_table_privilege('mlctest_nobody', oid, 'SELECT,INSERT,UPDATE,DELETE,TRUNCATE'));
 
