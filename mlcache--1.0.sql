@@ -123,11 +123,11 @@ LANGUAGE C;
 COMMENT ON FUNCTION mlcache.capture()
 IS 'collects the keys of changed rows; its triggers are made by mlcache.attach()';
 
-CREATE FUNCTION mlcache.after_ddl(relation oid) RETURNS void
+CREATE FUNCTION mlcache.after_ddl(relation oid, purge boolean) RETURNS void
 AS 'MODULE_PATHNAME', 'mlc_after_ddl'
 LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION mlcache.after_ddl(oid)
-IS 'purges the rules of a table that DDL has changed';
+COMMENT ON FUNCTION mlcache.after_ddl(oid, boolean)
+IS 'checks, and purges if asked to, the rules of a table that DDL has made or changed';
 
 CREATE FUNCTION mlcache.on_ddl() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER
@@ -135,20 +135,25 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	relation oid;
+	altered boolean;
 BEGIN
-	FOR relation IN
-		SELECT DISTINCT objid FROM pg_catalog.pg_event_trigger_ddl_commands()
+	-- a new table has no entries, but may be the child of one with rules
+	FOR relation, altered IN
+		SELECT objid, pg_catalog.bool_or(command_tag OPERATOR(pg_catalog.~) '^ALTER')
+		FROM pg_catalog.pg_event_trigger_ddl_commands()
 		WHERE classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+		GROUP BY objid
 	LOOP
-		PERFORM mlcache.after_ddl(relation);
+		PERFORM mlcache.after_ddl(relation, altered);
 	END LOOP;
 END
 $$;
 COMMENT ON FUNCTION mlcache.on_ddl()
-IS 'event trigger: purges the rules of tables that ALTER TABLE has changed';
+IS 'event trigger: checks the rules that DDL on tables concerns, and purges them';
 
 CREATE EVENT TRIGGER mlcache_ddl ON ddl_command_end
-	WHEN TAG IN ('ALTER TABLE')
+	WHEN TAG IN ('ALTER TABLE', 'ALTER FOREIGN TABLE', 'CREATE TABLE',
+				 'CREATE FOREIGN TABLE', 'CREATE SCHEMA')
 	EXECUTE FUNCTION mlcache.on_ddl();
 ALTER EVENT TRIGGER mlcache_ddl ENABLE ALWAYS;
 
@@ -335,7 +340,7 @@ GRANT SELECT ON mlcache.stat_servers, mlcache.stat_progress, mlcache.stat_rules
 	TO pg_monitor, mlcache_admin;
 
 REVOKE ALL ON FUNCTION
-	mlcache.after_ddl(oid), mlcache.on_ddl(),
+	mlcache.after_ddl(oid, boolean), mlcache.on_ddl(),
 	mlcache.pause(name), mlcache.resume(name), mlcache.reset_stats(),
 	mlcache.stat_get_servers(), mlcache.stat_get_rules(),
 	mlcache.stat_get_l1(), mlcache.check_setup()

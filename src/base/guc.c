@@ -26,6 +26,7 @@ int			mlc_negative_ttl = 30000;
 int			mlc_lease_timeout = 5000;
 int			mlc_lease_wait = 100;
 int			mlc_l1_size = 32768;
+int			mlc_refresh_timeout = 1000;
 bool		mlc_relay_enabled = true;
 char	   *mlc_fault_points = NULL;
 
@@ -91,6 +92,12 @@ mlc_guc_define(void)
 							"0 turns it off: every read asks Redis.",
 							&mlc_l1_size, 32768, 0, MAX_KILOBYTES,
 							PGC_POSTMASTER, GUC_UNIT_KB, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("mlcache.refresh_timeout",
+							"How long a loader may take when the relay reloads a document.",
+							"The relay delivers nothing meanwhile; a document that takes longer is left to its readers.",
+							&mlc_refresh_timeout, 1000, 1, 4000,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 
 	DefineCustomBoolVariable("mlcache.relay_enabled",
 							 "Runs a relay in every database that has rules.",

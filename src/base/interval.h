@@ -19,9 +19,9 @@ mlc_interval_ms(const Interval *interval)
 	double		ms = interval->time / 1000.0 +
 	(interval->day + interval->month * 30.0) * 86400000.0;
 
-	if (ms > PG_INT64_MAX / 2)
+	if (ms > (double) (PG_INT64_MAX / 2))
 		return PG_INT64_MAX / 2;
-	if (ms < PG_INT64_MIN / 2)
+	if (ms < (double) (PG_INT64_MIN / 2))
 		return PG_INT64_MIN / 2;
 	return (int64) ms;
 }

@@ -35,6 +35,7 @@
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "storage/lmgr.h"
+#include "tcop/utility.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -48,6 +49,7 @@
 #define RULE_SIZE_MAX 8000
 
 static object_access_hook_type prev_object_access_hook = NULL;
+static ProcessUtility_hook_type prev_process_utility = NULL;
 
 /* ---- the catalog ---- */
 
@@ -171,14 +173,67 @@ rules_of(Oid relid)
 
 /* ---- the trigger ---- */
 
+/* Was the trigger made for a table of which this one is a partition? */
+static bool
+is_cloned(Oid trigger)
+{
+	Relation	catalog = table_open(TriggerRelationId, AccessShareLock);
+	SysScanDesc scan;
+	ScanKeyData key;
+	HeapTuple	tuple;
+	bool		cloned = false;
+
+	ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(trigger));
+	scan = systable_beginscan(catalog, TriggerOidIndexId, true, NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+		cloned = OidIsValid(((Form_pg_trigger) GETSTRUCT(tuple))->tgparentid);
+	systable_endscan(scan);
+	table_close(catalog, AccessShareLock);
+	return cloned;
+}
+
+/* Removes the table's own trigger, and so those of its partitions. */
+static void
+drop_trigger(Oid relid)
+{
+	ObjectAddress address;
+	Oid			trigger = get_trigger_oid(relid, TRIGGER_NAME, true);
+
+	if (!OidIsValid(trigger) || is_cloned(trigger))
+		return;
+	ObjectAddressSet(address, TriggerRelationId, trigger);
+	performDeletion(&address, DROP_RESTRICT, PERFORM_DELETION_INTERNAL);
+	CommandCounterIncrement();
+}
+
+/* The table's partitions, upper ones first; locked against writers. */
+static List *
+partitions(Oid relid)
+{
+	if (get_rel_relkind(relid) != RELKIND_PARTITIONED_TABLE)
+		return NIL;
+	return list_delete_oid(find_all_inheritors(relid, ShareRowExclusiveLock,
+											   NULL), relid);
+}
+
+/*
+ * The trigger of a partitioned table is cloned to its partitions, where one
+ * of their own would be in the way.
+ */
 static void
 make_trigger(Relation relation)
 {
 	CreateTrigStmt *stmt;
+	ListCell   *lc;
 
 	if (OidIsValid(get_trigger_oid(RelationGetRelid(relation), TRIGGER_NAME,
 								   true)))
 		return;
+	foreach(lc, partitions(RelationGetRelid(relation)))
+		drop_trigger(lfirst_oid(lc));
+
 	stmt = makeNode(CreateTrigStmt);
 	stmt->trigname = TRIGGER_NAME;
 	stmt->relation = NULL;
@@ -194,16 +249,34 @@ make_trigger(Relation relation)
 	CommandCounterIncrement();
 }
 
-static void
-drop_trigger(Oid relid)
+static bool
+has_trigger_rules(Oid relid)
 {
-	ObjectAddress address;
-	Oid			trigger = get_trigger_oid(relid, TRIGGER_NAME, true);
+	ListCell   *lc;
 
-	if (!OidIsValid(trigger))
-		return;
-	ObjectAddressSet(address, TriggerRelationId, trigger);
-	performDeletion(&address, DROP_RESTRICT, PERFORM_DELETION_INTERNAL);
+	foreach(lc, rules_of(relid))
+		if (((MlcRule *) lfirst(lc))->capture == MLC_CAPTURE_TRIGGER)
+		return true;
+	return false;
+}
+
+/* Removes the trigger; partitions with rules of their own get their own. */
+static void
+forgo_trigger(Oid relid)
+{
+	ListCell   *lc;
+
+	drop_trigger(relid);
+	foreach(lc, partitions(relid))
+	{
+		Relation	partition;
+
+		if (!has_trigger_rules(lfirst_oid(lc)))
+			continue;
+		partition = table_open(lfirst_oid(lc), NoLock);
+		make_trigger(partition);
+		table_close(partition, NoLock);
+	}
 }
 
 /* ---- attach and detach ---- */
@@ -268,7 +341,7 @@ mlc_attach_remove(Oid relid, const char *key)
 	{
 		CommandCounterIncrement();
 		if (!needs_trigger)
-			drop_trigger(relid);
+			forgo_trigger(relid);
 		forget_cached(relid);
 		mlc_xact_wake_at_commit();
 	}
@@ -292,13 +365,42 @@ rules_around(Oid relid)
 	return found;
 }
 
+/* Nothing may inherit from a table with rules. */
+static void
+check_parents(Oid relid)
+{
+	Relation	catalog = table_open(InheritsRelationId, AccessShareLock);
+	SysScanDesc scan;
+	ScanKeyData key;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key, Anum_pg_inherits_inhrelid, BTEqualStrategyNumber,
+				F_OIDEQ, ObjectIdGetDatum(relid));
+	scan = systable_beginscan(catalog, InheritsRelidSeqnoIndexId, true, NULL,
+							  1, &key);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Oid			parent = ((Form_pg_inherits) GETSTRUCT(tuple))->inhparent;
+		Relation	relation;
+
+		if (rules_of(parent) == NIL)
+			continue;
+		relation = table_open(parent, AccessShareLock);
+		mlc_check_table(relation);
+		table_close(relation, NoLock);
+	}
+	systable_endscan(scan);
+	table_close(catalog, AccessShareLock);
+}
+
 void
-mlc_attach_after_ddl(Oid relid)
+mlc_attach_after_ddl(Oid relid, bool purge)
 {
 	ListCell   *lc;
 
 	if (!OidIsValid(mlc_rule_relid()) || mlc_shared == NULL)
 		return;
+	check_parents(relid);
 	foreach(lc, rules_around(relid))
 	{
 		MlcRule    *rule = lfirst(lc);
@@ -313,9 +415,12 @@ mlc_attach_after_ddl(Oid relid)
 							missing, RelationGetRelationName(relation), rule->key),
 					 errhint("SELECT mlcache.detach('%s', '%s'), change the table, and attach it again.",
 							 RelationGetRelationName(relation), rule->key)));
-		mlc_check_storage(relation);
-		forget_cached(rule->relid);
-		mlc_xact_add_all(rule);
+		mlc_check_table(relation);
+		if (purge)
+		{
+			forget_cached(rule->relid);
+			mlc_xact_add_all(rule);
+		}
 		table_close(relation, NoLock);
 	}
 }
@@ -402,9 +507,64 @@ object_access(ObjectAccessType access, Oid classId, Oid objectId, int subId,
 		column_dropped(objectId, subId);
 }
 
+/*
+ * DETACH PARTITION CONCURRENTLY takes the rows away in a transaction of its
+ * own, before the event trigger is asked.
+ */
+static void
+check_detach(Node *utility)
+{
+	AlterTableStmt *stmt = castNode(AlterTableStmt, utility);
+	Oid			relid;
+	List	   *tree;
+	ListCell   *lc;
+
+	foreach(lc, stmt->cmds)
+	{
+		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
+
+		if (cmd->subtype == AT_DetachPartition &&
+			castNode(PartitionCmd, cmd->def)->concurrent)
+			break;
+	}
+	if (lc == NULL || !OidIsValid(mlc_rule_relid()))
+		return;
+	relid = RangeVarGetRelid(stmt->relation, NoLock, true);
+	if (!OidIsValid(relid))
+		return;
+	tree = list_make1_oid(relid);
+	if (get_rel_relispartition(relid))
+		tree = list_concat(tree, get_partition_ancestors(relid));
+	foreach(lc, tree)
+		if (rules_of(lfirst_oid(lc)) != NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot detach a partition of \"%s\" concurrently because \"%s\" has cache rules",
+						get_rel_name(relid), get_rel_name(lfirst_oid(lc))),
+				 errdetail("The partition's rows would go while their entries are still in the cache."),
+				 errhint("Leave out CONCURRENTLY.")));
+}
+
+static void
+process_utility(PlannedStmt *pstmt, const char *query, bool read_only,
+				ProcessUtilityContext context, ParamListInfo params,
+				QueryEnvironment *env, DestReceiver *dest, QueryCompletion *qc)
+{
+	if (IsA(pstmt->utilityStmt, AlterTableStmt) && mlc_shared != NULL)
+		check_detach(pstmt->utilityStmt);
+	if (prev_process_utility)
+		prev_process_utility(pstmt, query, read_only, context, params, env,
+							 dest, qc);
+	else
+		standard_ProcessUtility(pstmt, query, read_only, context, params, env,
+								dest, qc);
+}
+
 void
 mlc_attach_init(void)
 {
+	prev_process_utility = ProcessUtility_hook;
+	ProcessUtility_hook = process_utility;
 	prev_object_access_hook = object_access_hook;
 	object_access_hook = object_access;
 }

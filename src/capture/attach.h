@@ -41,8 +41,8 @@ extern int32 mlc_attach_rule(const MlcAttach *attach);
 /* Removes the rules of a table, or the one with this key; how many. */
 extern int	mlc_attach_remove(Oid relid, const char *key);
 
-/* After ALTER TABLE: purges the rules concerned, refuses what breaks them. */
-extern void mlc_attach_after_ddl(Oid relid);
+/* After DDL: refuses what breaks a rule, and purges those concerned. */
+extern void mlc_attach_after_ddl(Oid relid, bool purge);
 
 /* Follows DROP TABLE and DROP COLUMN.  From _PG_init only. */
 extern void mlc_attach_init(void);

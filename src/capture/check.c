@@ -163,7 +163,7 @@ refuse_table(Relation relation, const char *why)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-			 errmsg("cannot attach a cache rule to \"%s\"",
+			 errmsg("\"%s\" cannot have cache rules",
 					RelationGetRelationName(relation)),
 			 errdetail("%s", why)));
 }
@@ -192,8 +192,8 @@ check_leaf_storage(Relation relation)
 		refuse_table(relation, "Temporary tables are visible to one session only.");
 }
 
-void
-mlc_check_storage(Relation relation)
+static void
+check_storage(Relation relation)
 {
 	List	   *tree;
 	ListCell   *lc;
@@ -211,25 +211,31 @@ mlc_check_storage(Relation relation)
 	}
 }
 
-static void
-check_table(Relation relation)
+void
+mlc_check_table(Relation relation)
 {
-	if (!mlc_is_table_owner(RelationGetRelid(relation), GetUserId()))
-		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE,
-					   RelationGetRelationName(relation));
-	mlc_check_storage(relation);
-	if (IsCatalogRelation(relation) ||
-		RelationGetRelid(relation) == mlc_rule_relid())
-		refuse_table(relation, "It is a catalog.");
+	check_storage(relation);
 	if (relation->rd_rel->relkind == RELKIND_RELATION &&
 		has_subclass(RelationGetRelid(relation)))
 		refuse_table(relation, "Other tables inherit from it, and their rows would be missed; partitioned tables are fine.");
 	if (relation->rd_rel->relrowsecurity)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot attach a cache rule to \"%s\"",
+				 errmsg("\"%s\" cannot have cache rules",
 						RelationGetRelationName(relation)),
 				 errdetail("The table has row security, which a shared copy in a cache cannot keep.")));
+}
+
+static void
+check_table(Relation relation)
+{
+	if (!mlc_is_table_owner(RelationGetRelid(relation), GetUserId()))
+		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE,
+					   RelationGetRelationName(relation));
+	if (IsCatalogRelation(relation) ||
+		RelationGetRelid(relation) == mlc_rule_relid())
+		refuse_table(relation, "It is a catalog.");
+	mlc_check_table(relation);
 }
 
 /* ---- the template ---- */
@@ -409,6 +415,31 @@ check_action(const MlcAttach *attach, MlcRule *rule, MlcBinding *binding,
 
 /* ---- servers ---- */
 
+const char *
+mlc_check_connection_fix(MlcServer *server, MlcConn *conn)
+{
+	const char *name = quote_identifier(server->name);
+	StringInfoData fix;
+
+	initStringInfo(&fix);
+	if (mlc_conn_sqlstate(conn) != ERRCODE_SQLSERVER_REJECTED_ESTABLISHMENT_OF_SQLCONNECTION)
+		appendStringInfo(&fix, "Start Redis there, or ");
+	else
+	{
+		if (server->options.password)
+			appendStringInfo(&fix, "ALTER USER MAPPING FOR PUBLIC SERVER %s OPTIONS (SET username '...', SET password '...');",
+							 name);
+		else
+			appendStringInfo(&fix, "CREATE USER MAPPING FOR PUBLIC SERVER %s OPTIONS (username '...', password '...');",
+							 name);
+		if (server->options.database == 0)
+			return fix.data;
+		appendStringInfoString(&fix, " or, for another database, ");
+	}
+	appendStringInfo(&fix, "ALTER SERVER %s OPTIONS (SET url '...');", name);
+	return fix.data;
+}
+
 /* Talks to a server once: an error now is better than silence later. */
 static void
 check_server(Oid serverid)
@@ -425,12 +456,7 @@ check_server(Oid serverid)
 				(errcode(mlc_conn_sqlstate(conn)),
 				 errmsg("could not connect to Redis server \"%s\"", server->name),
 				 errdetail("%s", mlc_conn_error(conn)),
-				 mlc_conn_sqlstate(conn) == ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION ||
-				 mlc_conn_sqlstate(conn) == ERRCODE_INVALID_PASSWORD ?
-				 errhint("CREATE USER MAPPING FOR PUBLIC SERVER %s OPTIONS (username '...', password '...');",
-						 quote_identifier(server->name)) :
-				 errhint("Start Redis there, or ALTER SERVER %s OPTIONS (SET url '...');",
-						 quote_identifier(server->name))));
+				 errhint("%s", mlc_check_connection_fix(server, conn))));
 	if (!mlc_script_ensure(conn, &error))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),

@@ -45,6 +45,7 @@
 typedef struct Loader
 {
 	int32		rule;			/* hash key */
+	int64		secret;			/* tells rules apart that have had the same id */
 	bool		valid;
 	int			busy;			/* runs of it under way; not freed meanwhile */
 	Oid			relid;
@@ -252,6 +253,7 @@ fill_loader(Loader *loader, MlcRule *rule, Relation relation)
 	if (loader->plan && loader->busy == 0)
 		SPI_freeplan(loader->plan);
 	loader->plan = NULL;
+	loader->secret = rule->secret;
 	loader->relid = rule->relid;
 	loader->exact = true;
 
@@ -298,7 +300,7 @@ find_loader(MlcRule *rule, Relation relation)
 	if (!found)
 		memset((char *) loader + sizeof(loader->rule), 0,
 			   sizeof(Loader) - sizeof(loader->rule));
-	if (!loader->valid)
+	if (!loader->valid || loader->secret != rule->secret)
 		fill_loader(loader, rule, relation);
 	return loader;
 }
@@ -333,9 +335,17 @@ run(Loader *loader, MlcRule *rule, const char *key, uint32 keylen,
 	int			rc;
 
 	loader->busy++;
-	rc = SPI_execute_snapshot(loader->plan, values, NULL, GetActiveSnapshot(),
-							  InvalidSnapshot, true, false, 2);
-	loader->busy--;
+	PG_TRY();
+	{
+		rc = SPI_execute_snapshot(loader->plan, values, NULL,
+								  GetActiveSnapshot(), InvalidSnapshot, true,
+								  false, 2);
+	}
+	PG_FINALLY();
+	{
+		loader->busy--;
+	}
+	PG_END_TRY();
 	if (rc != SPI_OK_SELECT)
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),

@@ -273,7 +273,7 @@ mlc_target_send(MlcTarget *target, MlcBatch *batch)
 	static Values values;
 	bool		held_back = false;
 	bool		oom = target->oom_until > GetCurrentTimestamp() &&
-		!MLC_FAULT_SKIP("relay-oom");
+	!MLC_FAULT_SKIP("relay-oom");
 
 	MLC_FAULT("relay-before-applying");
 	if (target->expect_next == target->nexpect)

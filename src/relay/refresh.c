@@ -5,8 +5,9 @@
  *
  * The invalidation is what correctness rests on, and it is ordered and
  * acknowledged; a reload only warms.  So it may be dropped: when its target is
- * away, when another reader holds the lease, when the loader fails (a warning
- * a rule and minute), and when more wait than the queue holds.
+ * away, when another reader holds the lease, when the loader fails or takes
+ * longer than mlcache.refresh_timeout (a warning a minute), and when more wait
+ * than the queue holds.
  *
  *-------------------------------------------------------------------------
  */
@@ -26,9 +27,10 @@
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
+#include "utils/timeout.h"
 
 #define QUEUE_MAX 65536
-#define KEYS_A_TURN 64
+#define KEYS_A_TURN 16
 #define LEASE_MS "5000"
 #define WARN_PAUSE 60000		/* ms */
 
@@ -207,7 +209,9 @@ reload(MlcTarget *target, Wish *wish)
 		if (rule)
 		{
 			copy = *rule;
+			enable_timeout_after(STATEMENT_TIMEOUT, mlc_refresh_timeout);
 			found = load(rule, wish, &payload, &payloadlen, &hi);
+			disable_timeout(STATEMENT_TIMEOUT, false);
 		}
 		CommitTransactionCommand();
 	}
@@ -218,6 +222,7 @@ reload(MlcTarget *target, Wish *wish)
 		MemoryContextSwitchTo(caller);
 		error = CopyErrorData();
 		FlushErrorState();
+		disable_timeout(STATEMENT_TIMEOUT, false);
 		AbortCurrentTransaction();
 		MemoryContextSwitchTo(caller);
 
@@ -242,25 +247,41 @@ reload(MlcTarget *target, Wish *wish)
 		 hitext);
 }
 
-void
-mlc_refresh_run(MlcTarget **targets, int ntargets, bool in_flight)
+/* Takes wishes out of the queue: a scan must not outlive a transaction. */
+static int
+take(Wish *taken, int most)
 {
 	HASH_SEQ_STATUS status;
 	Wish	   *wish;
 	int			n = 0;
 
-	if (in_flight || mlc_refresh_pending() == 0)
-		return;
 	hash_seq_init(&status, wishes);
 	while ((wish = hash_seq_search(&status)) != NULL)
 	{
-		if (n++ >= KEYS_A_TURN)
+		taken[n++] = *wish;
+		hash_search(wishes, &wish->hash, HASH_REMOVE, NULL);
+		if (n == most)
 		{
 			hash_seq_term(&status);
 			break;
 		}
+	}
+	return n;
+}
+
+void
+mlc_refresh_run(MlcTarget **targets, int ntargets, bool busy)
+{
+	Wish		taken[KEYS_A_TURN];
+	int			n;
+
+	if (mlc_refresh_pending() == 0)
+		return;
+	n = take(taken, busy ? 1 : KEYS_A_TURN);
+	for (int w = 0; w < n; w++)
+	{
 		for (int i = 0; i < ntargets; i++)
-			if ((wish->mask & (1U << targets[i]->number)) != 0 &&
+			if ((taken[w].mask & (1U << targets[i]->number)) != 0 &&
 				targets[i]->state == MLC_TARGET_ARMED)
 			{
 				/* a publication may be on its way */
@@ -268,9 +289,8 @@ mlc_refresh_run(MlcTarget **targets, int ntargets, bool in_flight)
 					   mlc_target_is_live(targets[i]))
 					(void) mlc_conn_wait(targets[i]->conn);
 				if (mlc_target_is_idle(targets[i]))
-					reload(targets[i], wish);
+					reload(targets[i], &taken[w]);
 			}
-		pfree(wish->key);
-		hash_search(wishes, &wish->hash, HASH_REMOVE, NULL);
+		pfree(taken[w].key);
 	}
 }

@@ -21,9 +21,9 @@ extern int	mlc_refresh_pending(void);
 
 /*
  * Reloads some of them, where the targets are idle and armed: under a lease
- * like any reader, so that a change that comes in between wins.
+ * like any reader, so that a change that comes in between wins.  Nothing must
+ * be in flight.  busy: there is WAL to decode, so one is enough.
  */
-extern void mlc_refresh_run(MlcTarget **targets, int ntargets,
-							bool in_flight);
+extern void mlc_refresh_run(MlcTarget **targets, int ntargets, bool busy);
 
 #endif							/* MLC_RELAY_REFRESH_H */

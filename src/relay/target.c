@@ -29,7 +29,16 @@
 #include "utils/memutils.h"
 
 
+uint64		mlc_target_connections = 0;
+
 /* ---- life ---- */
+
+static void
+close_connection(MlcTarget *target)
+{
+	mlc_conn_close(target->conn);
+	mlc_target_connections++;
+}
 
 MlcTarget *
 mlc_target_create(MemoryContext parent, Oid serverid, int number,
@@ -59,7 +68,7 @@ mlc_target_create(MemoryContext parent, Oid serverid, int number,
 void
 mlc_target_destroy(MlcTarget *target)
 {
-	mlc_conn_close(target->conn);
+	close_connection(target);
 	MemoryContextDelete(target->context);
 }
 
@@ -92,7 +101,7 @@ mlc_target_fail(MlcTarget *target, const char *reason)
 	char		message[MLC_ERROR_LEN];
 
 	strlcpy(message, reason, sizeof(message));
-	mlc_conn_close(target->conn);
+	close_connection(target);
 	target->nexpect = target->expect_next = 0;
 	target->backoff = target->backoff == 0 ? 20 :
 		Min(target->backoff * 2, mlc_reconnect_max);
@@ -255,6 +264,7 @@ mlc_target_connect(MlcTarget *target, MlcVersion position,
 		mlc_target_fail(target, mlc_conn_error(target->conn));
 		return false;
 	}
+	mlc_target_connections++;
 	if (!mlc_script_ensure(target->conn, &error))
 	{
 		mlc_target_fail(target, error);

@@ -66,6 +66,9 @@ typedef struct MlcTarget
 	TimestampTz sent_at;
 } MlcTarget;
 
+/* Moves whenever a connection of any target was made or closed. */
+extern uint64 mlc_target_connections;
+
 /* Creates from a foreign server, which must exist; in a transaction. */
 extern MlcTarget *mlc_target_create(MemoryContext parent, Oid serverid,
 									int number, MlcTargetStat *stat);

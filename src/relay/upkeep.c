@@ -122,6 +122,7 @@ load_targets(void)
 		if (paused)
 		{
 			mlc_conn_close(target->conn);
+			mlc_target_connections++;
 			target->state = MLC_TARGET_PAUSED;
 		}
 		else

@@ -111,10 +111,38 @@ flush_async_commits(void)
 	return true;
 }
 
+/*
+ * What a sleep waits for: the latch, the postmaster, and the sockets of live
+ * targets.  Made anew when a connection came or went.
+ */
+static WaitEventSet *
+wait_event_set(void)
+{
+	static WaitEventSet *set = NULL;
+	static uint64 made_for = 0;
+
+	if (set && made_for == mlc_target_connections)
+		return set;
+	if (set)
+		FreeWaitEventSet(set);
+	made_for = mlc_target_connections;
+	set = CreateWaitEventSet(TopMemoryContext, MLC_MAX_TARGETS + 2);
+	AddWaitEventToSet(set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+	for (int i = 0; i < mlc_relay->ntargets; i++)
+	{
+		MlcTarget  *target = mlc_relay->targets[i];
+
+		if (mlc_target_is_live(target) && mlc_conn_is_open(target->conn))
+			AddWaitEventToSet(set, WL_SOCKET_READABLE,
+							  mlc_conn_socket(target->conn), NULL, target);
+	}
+	return set;
+}
+
 static void
 sleep_a_while(bool for_wal)
 {
-	WaitEventSet *set;
 	WaitEvent	event;
 	long		timeout = IDLE_TIMEOUT;
 	TimestampTz now = GetCurrentTimestamp();
@@ -130,18 +158,12 @@ sleep_a_while(bool for_wal)
 		return;
 	}
 
-	set = CreateWaitEventSet(mlc_relay->scratch, MLC_MAX_TARGETS + 2);
-	AddWaitEventToSet(set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
-	AddWaitEventToSet(set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
 	for (int i = 0; i < mlc_relay->ntargets; i++)
 	{
 		MlcTarget  *target = mlc_relay->targets[i];
 
 		if (mlc_target_is_live(target))
 		{
-			if (mlc_conn_is_open(target->conn))
-				AddWaitEventToSet(set, WL_SOCKET_READABLE,
-								  mlc_conn_socket(target->conn), NULL, target);
 			if (mlc_version_compare(target->applied, target->published) > 0)
 				timeout = Min(timeout, MLC_PUBLISH_PAUSE);
 		}
@@ -152,10 +174,9 @@ sleep_a_while(bool for_wal)
 	}
 	if (mlc_relay->weak->nevents > 0)
 		timeout = Min(timeout, 10);
-	if (WaitEventSetWait(set, timeout, &event, 1, PG_WAIT_EXTENSION) > 0 &&
+	if (WaitEventSetWait(wait_event_set(), timeout, &event, 1, PG_WAIT_EXTENSION) > 0 &&
 		(event.events & WL_SOCKET_READABLE) != 0)
 		mlc_target_check_closed(event.user_data);
-	FreeWaitEventSet(set);
 	pg_atomic_write_u32(&mlc_relay->shared->sleeping, 0);
 }
 
@@ -271,11 +292,13 @@ turn(void)
 		mlc_flow_dispatch();
 	mlc_flow_poll();
 	mlc_upkeep_arm();
-	mlc_refresh_run(mlc_relay->targets, mlc_relay->ntargets, mlc_relay->in_flight);
+	if (!mlc_relay->in_flight)
+		mlc_refresh_run(mlc_relay->targets, mlc_relay->ntargets, !ended);
 	mlc_flow_publish();
 	mlc_upkeep_every_second();
 
-	if (ended && !flush_async_commits())
+	if (ended && !flush_async_commits() &&
+		(mlc_relay->in_flight || mlc_refresh_pending() == 0))
 		sleep_a_while(true);
 }
 

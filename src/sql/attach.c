@@ -147,10 +147,10 @@ mlc_detach(PG_FUNCTION_ARGS)
 	PG_RETURN_INT32(removed);
 }
 
-/* mlcache.after_ddl(relation): for the event trigger. */
+/* mlcache.after_ddl(relation, purge): for the event trigger. */
 Datum
 mlc_after_ddl(PG_FUNCTION_ARGS)
 {
-	mlc_attach_after_ddl(PG_GETARG_OID(0));
+	mlc_attach_after_ddl(PG_GETARG_OID(0), PG_GETARG_BOOL(1));
 	PG_RETURN_VOID();
 }

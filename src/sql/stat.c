@@ -245,8 +245,7 @@ check_redis(ReturnSetInfo *rsinfo, Oid serverid)
 	{
 		report(rsinfo, item, false,
 			   psprintf("It cannot be reached: %s", mlc_conn_error(conn)),
-			   psprintf("ALTER SERVER %s OPTIONS (SET url 'redis://host:port/db');",
-						quote_identifier(server->name)));
+			   mlc_check_connection_fix(server, conn));
 		return;
 	}
 	if (!mlc_script_ensure(conn, &error))

@@ -147,7 +147,7 @@ mlc_wait_for()
 # directory that is there; readable by everybody.
 mlc_copy_tree()
 {
-	tar -C "$MLC_TOP" --exclude=./.git --exclude='*.o' --exclude='*.d' --exclude='*.so' \
+	tar -C "$MLC_TOP" --exclude=./.git --exclude=./build --exclude='*.o' --exclude='*.d' --exclude='*.so' \
 		--exclude=__pycache__ -cf - . | tar -C "$1" --no-same-owner -xf -
 	chmod -R u+rwX,go+rX "$1"
 }

@@ -74,8 +74,20 @@ wal_prefix(const State *s, int position)
 	return set;
 }
 
+/* The same in what the old primary had written when another was promoted. */
+unsigned
+old_prefix(const State *s, int position)
+{
+	const unsigned old_wal[] = {s->rest.old_wal0, s->rest.old_wal1, s->rest.old_wal2};
+	unsigned	set = 0;
+
+	for (int i = 0; i < position && i < (int) s->rest.old_len; i++)
+		set |= 1u << old_wal[i];
+	return set;
+}
+
 /* Where a committed transaction's record is. */
-static int
+int
 wal_position(const State *s, int tx)
 {
 	for (int i = 1; i <= (int) s->db.len; i++)
@@ -146,6 +158,21 @@ may_start(const State *s, int tx)
 	return running < 2;
 }
 
+static bool
+prepared(int tx)
+{
+	return scenario->prepare && tx == 1;
+}
+
+static void
+commit_record(State *n, int tx)
+{
+	set_tx_phase(n, tx, TX_IN_WAL);
+	set_wal(n, ++n->db.len, tx);
+	if (!scenario->async)
+		n->db.flushed = n->db.len;
+}
+
 static void
 transaction_steps(const State *s, int tx)
 {
@@ -172,7 +199,7 @@ transaction_steps(const State *s, int tx)
 
 				if (redis_get(&fill, READERS + 1) == ANSWER_LEASE &&
 					redis_fill(&fill, READERS + 1, visible(s) | 1u << tx,
-							   s->redis.applied, s->db.len))
+							   s->redis.applied, s->db.len, 0, 0))
 					emit(&fill, STEP_OWN_FILL, tx);
 			}
 			if (phase == TX_STATEMENT)
@@ -184,10 +211,7 @@ transaction_steps(const State *s, int tx)
 			}
 			if (!scenario->strong)
 			{
-				set_tx_phase(&n, tx, TX_IN_WAL);
-				set_wal(&n, ++n.db.len, tx);
-				if (!scenario->async)
-					n.db.flushed = n.db.len;
+				commit_record(&n, tx);
 				emit(&n, STEP_COMMIT, tx);
 			}
 			else if (scenario->l1)
@@ -210,14 +234,29 @@ transaction_steps(const State *s, int tx)
 			{
 				State		abort = *s;
 
-				set_tx_phase(&n, tx, TX_IN_WAL);
-				set_wal(&n, ++n.db.len, tx);
-				n.db.flushed = n.db.len;
-				emit(&n, STEP_COMMIT, tx);
-
+				if (prepared(tx))
+				{
+					set_tx_phase(&n, tx, TX_PREPARED);
+					emit(&n, STEP_PREPARE, tx);
+				}
+				else
+				{
+					commit_record(&n, tx);
+					emit(&n, STEP_COMMIT, tx);
+				}
 				set_tx_phase(&abort, tx, TX_ABORTED);
 				set_tx_release(&abort, tx, RELEASE_ABORT);
 				abort.line.marks &= ~(1u << tx);
+				emit(&abort, STEP_ABORT, tx);
+			}
+			break;
+		case TX_PREPARED:
+			{
+				State		abort = *s;
+
+				commit_record(&n, tx);
+				emit(&n, STEP_COMMIT, tx);
+				set_tx_phase(&abort, tx, TX_ABORTED);
 				emit(&abort, STEP_ABORT, tx);
 			}
 			break;
@@ -227,7 +266,8 @@ transaction_steps(const State *s, int tx)
 			break;
 		case TX_VISIBLE:
 			set_tx_phase(&n, tx, TX_DONE);
-			if (scenario->strong)
+			/* Nobody who finishes a prepared transaction knows its keys. */
+			if (scenario->strong && !prepared(tx))
 				set_tx_release(&n, tx, RELEASE_COMMIT);
 			n.line.marks &= ~(1u << tx);
 			emit(&n, STEP_RETURN, tx);
@@ -236,7 +276,9 @@ transaction_steps(const State *s, int tx)
 		case TX_ABORTED:
 			break;
 	}
-	if (mark)
+	/* Not on a target that is another timeline's. */
+	if (mark && (!s->redis.known || s->redis.timeline == s->rest.timeline ||
+				 !KEEPS(RELEASE_TIMELINE)))
 	{
 		set_tx_phase(&n, tx, TX_MARKED);
 		if (KEEPS(QUARANTINE))
@@ -244,23 +286,39 @@ transaction_steps(const State *s, int tx)
 		emit(&n, STEP_MARK, tx);
 	}
 
+	/*
+	 * The old primary still takes writes.  Of what is committed there only
+	 * the late release matters here.
+	 */
+	if (phase == TX_IDLE && may_start(s, tx) && s->rest.timeline && scenario->strong &&
+		(!s->redis.known || s->redis.timeline == 0 || !KEEPS(RELEASE_TIMELINE)))
+	{
+		n = *s;
+		set_tx_phase(&n, tx, TX_ABORTED);
+		set_tx_release(&n, tx, RELEASE_OLD);
+		redis_quarantine(&n, tx, false);
+		emit(&n, STEP_OLD_WRITER, tx);
+	}
+
 	if (tx_release(s, tx) != RELEASE_NONE)
 	{
-		bool		commit = tx_release(s, tx) == RELEASE_COMMIT;
-
 		n = *s;
 		set_tx_release(&n, tx, RELEASE_NONE);
 		emit(&n, STEP_RELEASE_LOST, tx);
-		redis_release(&n, tx, wal_position(s, tx), commit);
+		redis_release(&n, tx, tx_release(s, tx));
 		emit(&n, STEP_RELEASE, tx);
 	}
 
 	/*
 	 * A deadline passes.  The worker renews the marks of live commits, so
-	 * that only those of others can.
+	 * that only those of others can.  Those of a prepared transaction have
+	 * none; they are swept once it is no longer listed as prepared, which has
+	 * the same effect.
 	 */
 	if ((s->redis.marks & 1u << tx) &&
-		(phase == TX_DONE || phase == TX_ABORTED || !KEEPS(RENEWAL)))
+		(phase == TX_DONE || phase == TX_ABORTED ||
+		 (prepared(tx) ? phase == TX_PREPARED && !KEEPS(PREPARED_STAYS) :
+		  !KEEPS(RENEWAL))))
 	{
 		n = *s;
 		redis_expire_mark(&n, tx);
@@ -291,6 +349,7 @@ ask_redis(const State *s, int r)
 		case ANSWER_LEASE:
 			reader->phase = old ? READER_SNAPPED : READER_LEASED;
 			reader->lo = n.redis.applied;
+			reader->timeline = n.redis.timeline;
 			if (scenario->standby && r == 1)
 				reader->past =
 					n.redis.applying > n.redis.applied && KEEPS(STANDBY_APPLYING) ?
@@ -336,6 +395,7 @@ reader_steps(const State *s, int r)
 {
 	const Reader *reader = &s->reader[r];
 	bool		standby = scenario->standby && r == 1;
+	bool		old = s->rest.timeline && r == 1;	/* on the old primary */
 	State		n = *s;
 
 	switch ((ReaderPhase) reader->phase)
@@ -364,7 +424,7 @@ reader_steps(const State *s, int r)
 			break;
 		case READER_LEASED:
 			n.reader[r].phase = READER_SNAPPED;
-			n.reader[r].content = visible(s);
+			n.reader[r].content = old ? s->rest.old_row : visible(s);
 			if (standby)
 			{
 				if (s->db.replayed < reader->past && KEEPS(STANDBY_CHECK))
@@ -375,14 +435,14 @@ reader_steps(const State *s, int r)
 			if (!scenario->positions)
 			{
 				n.reader[r].phase = READER_READY;
-				n.reader[r].hi = standby ? s->db.replayed : s->db.len;
+				n.reader[r].hi = old ? s->rest.old_len : standby ? s->db.replayed : s->db.len;
 			}
 			emit(&n, STEP_SNAPSHOT, r);
 			break;
 		case READER_SNAPPED:
 			n.reader[r].phase = READER_READY;
 			if (KEEPS(POSITION_AFTER))
-				n.reader[r].hi = standby ? s->db.replayed : s->db.len;
+				n.reader[r].hi = old ? s->rest.old_len : standby ? s->db.replayed : s->db.len;
 			emit(&n, STEP_POSITION, r);
 			break;
 		case READER_READY:
@@ -392,7 +452,8 @@ reader_steps(const State *s, int r)
 				if (scenario->async && KEEPS(FLUSH_FIRST) &&
 					s->db.flushed < reader->hi)
 					break;		/* waits for STEP_FLUSH */
-				filled = redis_fill(&n, r + 1, reader->content, reader->lo, reader->hi);
+				filled = redis_fill(&n, r + 1, reader->content, reader->lo, reader->hi,
+									reader->timeline, old ? 0 : s->rest.timeline);
 				finish_read(&n, r);
 				emit(&n, filled ? STEP_FILL : STEP_FILL_REFUSED, r);
 			}
@@ -448,9 +509,19 @@ relay_is_down(State *n)
 	n->relay = (Relay){.phase = RELAY_DOWN, .slot = slot};
 }
 
+static int
+new_nonce(State *n)
+{
+	if (n->rest.last_nonce == 7)
+		out_of("nonces");
+	return ++n->rest.last_nonce;
+}
+
 /*
- * Take the target over: one function, atomic.  What the target holds then
- * says how to go on.
+ * Take the target over.  What it holds says how to go on: with a target that
+ * is armed nothing changes but the nonce; another is resumed where it stands,
+ * and armed again later; where that is too far back, or nothing is known, all
+ * goes.
  */
 static void
 adopt(const State *s)
@@ -459,28 +530,32 @@ adopt(const State *s)
 	Redis	   *r = &n.redis;
 	Relay	   *relay = &n.relay;
 	bool		armed = r->known && r->armed && r->nonce == n.rest.memory_nonce;
-	bool		far;
 
-	if (KEEPS(NEW_NONCE) || !armed)
-		n.rest.last_nonce++;
-	r->nonce = n.rest.memory_nonce = n.rest.last_nonce;
-	r->armed = armed;
-	relay->nonce = n.rest.last_nonce;
+	relay->nonce = KEEPS(NEW_NONCE) || !armed ? new_nonce(&n) : (int) r->nonce;
 	relay->pos = r->applied;
-	relay->applying = r->applying;
-	far = !r->known || (r->applied < relay->slot && KEEPS(PURGE));
-	if (far)
+	if (!r->known || (r->applied < relay->slot && KEEPS(PURGE)) ||
+		(r->timeline != n.rest.timeline && KEEPS(TIMELINE_PURGE)))
 	{
-		r->armed = 0;
+		r->nonce = n.rest.memory_nonce = relay->nonce;
+		r->known = r->armed = 0;
+		r->applied = r->applying = r->timeline = 0;
+		relay->pos = 0;
 		relay->purge = 1;
 		relay->phase = RELAY_PURGING;
 	}
+	else if (armed)
+	{
+		r->nonce = n.rest.memory_nonce = relay->nonce;
+		relay->phase = RELAY_IDLE;
+	}
 	else
 	{
-		if (relay->pos < relay->slot)
-			relay->pos = relay->slot;
-		relay->phase = armed ? RELAY_IDLE : RELAY_LISTING;
+		redis_begin(&n, r->nonce, relay->nonce, r->applied, n.rest.timeline);
+		relay->phase = RELAY_LISTING;
 	}
+	relay->applying = r->applying;
+	if (relay->pos < relay->slot && !relay->purge)
+		relay->pos = relay->slot;
 	emit(&n, STEP_ADOPT, 0);
 }
 
@@ -497,6 +572,59 @@ deliverable(const State *s)
 		to++;
 	}
 	return to;
+}
+
+/* The relay is gone; what it had sent may still arrive. */
+static void
+bury_relay(State *n)
+{
+	Relay		relay = n->relay;
+	Ghost		ghost = {.nonce = relay.nonce, .pos = relay.pos, .to = relay.to,
+	.next = relay.next, .timeline = n->rest.timeline};
+
+	relay_is_down(n);
+	switch ((RelayPhase) relay.phase)
+	{
+		case RELAY_DOWN:
+			/* it had looked, and wanted to resume the history */
+			if (!n->redis.known)
+				return;
+			ghost.phase = GHOST_BEGIN;
+			ghost.nonce = new_nonce(n);
+			ghost.expected = n->redis.nonce;
+			ghost.pos = n->redis.applied;
+			break;
+		case RELAY_SETTING:
+			ghost.phase = GHOST_BEGIN;
+			ghost.expected = relay.nonce;
+			ghost.pos = relay.goal;
+			while (wal_prefix(n, ghost.pos) & ~visible(n))
+				ghost.pos--;
+			break;
+		case RELAY_CHOSEN:
+			ghost.phase = GHOST_APPLYING;
+			ghost.expected = relay.applying;
+			break;
+		case RELAY_SENDING:
+			ghost.phase = GHOST_SENDING;
+			break;
+		case RELAY_REPLIED:
+			/* L1 is opened before anything more is sent */
+			if (scenario->l1)
+				return;
+			/* FALLTHROUGH */
+		case RELAY_OPENED:
+			ghost.phase = GHOST_APPLIED;
+			break;
+		case RELAY_IDLE:
+			if (!relay.arming || relay.pos < relay.goal)
+				return;
+			ghost = (Ghost){.phase = GHOST_ARM, .nonce = relay.nonce, .timeline = n->rest.timeline};
+			break;
+		default:
+			return;
+	}
+	n->ghost = ghost;
 }
 
 static void
@@ -540,10 +668,8 @@ relay_steps(const State *s)
 				(relay->pos >= relay->goal || !KEEPS(ARM_POSITION)))
 			{
 				n = *s;
-				if (s->redis.nonce == relay->nonce && s->redis.known &&
-					s->rest.memory_nonce == relay->nonce)
+				if (redis_arm(&n, relay->nonce))
 				{
-					n.redis.armed = 1;
 					n.relay.arming = 0;
 					n.relay.goal = 0;
 					emit(&n, STEP_ARM, 0);
@@ -561,14 +687,21 @@ relay_steps(const State *s)
 									   n.relay.applying))
 				emit(&n, STEP_APPLYING, 0);
 			else
-				refused(s);
+			{
+				/* The commands are in the same pipeline. */
+				n = *s;
+				n.relay.phase = RELAY_SENDING;
+				bury_relay(&n);
+				emit(&n, STEP_REFUSED, 0);
+			}
 			break;
 
 		case RELAY_SENDING:
 			n.relay.next++;
 			if (n.relay.next == relay->to)
 				n.relay.phase = RELAY_REPLIED;
-			redis_apply(&n, 1u << wal_at(s, n.relay.next), n.relay.next, relay->nonce);
+			redis_apply(&n, 1u << wal_at(s, n.relay.next), n.relay.next, s->rest.timeline,
+						relay->nonce);
 			emit(&n, STEP_COMMAND, 0);
 			if (relay->next == relay->pos && relay->to > relay->pos + 1)
 			{
@@ -576,7 +709,7 @@ relay_steps(const State *s)
 				n.relay.next = relay->to;
 				n.relay.phase = RELAY_REPLIED;
 				redis_apply(&n, wal_prefix(s, relay->to) & ~wal_prefix(s, relay->pos),
-							relay->to, relay->nonce);
+							relay->to, s->rest.timeline, relay->nonce);
 				emit(&n, STEP_COALESCED, 0);
 			}
 			if (!KEEPS(REPLIES_FIRST) &&
@@ -640,21 +773,25 @@ relay_steps(const State *s)
 			break;
 
 		case RELAY_SETTING:
-			/* Everything up to the goal has to be visible first. */
-			if ((wal_prefix(s, relay->goal) & ~visible(s)) ||
-				s->db.flushed < relay->goal)
-				break;
-			if (s->redis.nonce == relay->nonce && s->rest.memory_nonce == relay->nonce)
+			/* Where it has decoded up to: visible, and not before the slot. */
+			for (int at = relay->slot; at <= (int) relay->goal; at++)
 			{
-				n.redis.known = 1;
-				n.redis.applied = n.redis.applying = relay->goal;
-				n.relay.pos = n.relay.applying = relay->goal;
-				n.relay.purge = 0;
-				n.relay.phase = RELAY_IDLE;
-				emit(&n, STEP_SET, 0);
+				if ((wal_prefix(s, at) & ~visible(s)) || (int) s->db.flushed < at)
+					break;
+				n = *s;
+				if (redis_begin(&n, relay->nonce, relay->nonce, at, s->rest.timeline))
+				{
+					n.relay.pos = n.relay.applying = at;
+					n.relay.purge = 0;
+					n.relay.phase = RELAY_IDLE;
+					emit(&n, STEP_SET, 0);
+				}
+				else
+				{
+					refused(s);
+					break;
+				}
 			}
-			else
-				refused(s);
 			break;
 	}
 
@@ -668,22 +805,13 @@ relay_steps(const State *s)
 	}
 }
 
-/* The relay is gone; what it had sent may still arrive. */
-static void
-bury_relay(State *n)
+/* The transaction at a position of the WAL that the dead relay has decoded. */
+static unsigned
+ghost_commit(const State *s, int position)
 {
-	const Relay *relay = &n->relay;
-	GhostPhase	phase =
-		relay->phase == RELAY_CHOSEN ? GHOST_APPLYING :
-		relay->phase == RELAY_SENDING ? GHOST_SENDING :
-		relay->phase == (scenario->l1 ? RELAY_OPENED : RELAY_REPLIED) ? GHOST_APPLIED :
-		GHOST_NONE;
-
-	if (phase != GHOST_NONE)
-		n->ghost = (Ghost){.phase = phase, .nonce = relay->nonce,
-			.pos = relay->pos, .to = relay->to, .next = relay->next,
-			.applying = relay->applying};
-	relay_is_down(n);
+	if (s->ghost.timeline == s->rest.timeline)
+		return 1u << wal_at(s, position);
+	return old_prefix(s, position) & ~old_prefix(s, position - 1);
 }
 
 static void
@@ -696,25 +824,38 @@ ghost_steps(const State *s)
 	{
 		case GHOST_NONE:
 			return;
-		case GHOST_APPLYING:
+		case GHOST_BEGIN:
 			n.ghost = (Ghost){0};
-			if (redis_publish_applying(&n, ghost->nonce, ghost->applying,
-									   ghost->to > ghost->applying || !KEEPS(PUBLISH_CAS) ?
-									   ghost->to : ghost->applying))
-				emit(&n, STEP_GHOST_APPLYING, 0);
+			if (redis_begin(&n, ghost->expected, ghost->nonce, ghost->pos, ghost->timeline))
+				emit(&n, STEP_GHOST_BEGIN, 0);
+			break;
+		case GHOST_APPLYING:
+			/* Refused or not, the commands follow. */
+			n.ghost.phase = GHOST_SENDING;
+			n.ghost.expected = 0;
+			(void) redis_publish_applying(&n, ghost->nonce, ghost->expected,
+										  ghost->to > ghost->expected ||
+										  !KEEPS(PUBLISH_CAS) ?
+										  ghost->to : ghost->expected);
+			emit(&n, STEP_GHOST_APPLYING, 0);
 			break;
 		case GHOST_SENDING:
 			n.ghost.next++;
 			if (n.ghost.next == ghost->to)
 				n.ghost = (Ghost){0};
-			redis_apply(&n, 1u << wal_at(s, ghost->next + 1), ghost->next + 1,
-						ghost->nonce);
+			redis_apply(&n, ghost_commit(s, ghost->next + 1), ghost->next + 1,
+						ghost->timeline, ghost->nonce);
 			emit(&n, STEP_GHOST_COMMAND, 0);
 			break;
 		case GHOST_APPLIED:
 			n.ghost = (Ghost){0};
 			if (redis_publish_applied(&n, ghost->nonce, ghost->pos, ghost->to))
 				emit(&n, STEP_GHOST_APPLIED, 0);
+			break;
+		case GHOST_ARM:
+			n.ghost = (Ghost){0};
+			if (redis_arm(&n, ghost->nonce))
+				emit(&n, STEP_GHOST_ARM, 0);
 			break;
 	}
 	n = *s;
@@ -724,27 +865,35 @@ ghost_steps(const State *s)
 
 /* ---- what goes wrong ---- */
 
+/* WAL ends here now: what is not in it is undone, the rest is visible. */
+static void
+cut_wal(State *n, int len)
+{
+	n->db.len = len;
+	n->db.flushed = len;
+	if (len < 1)
+		n->db.wal0 = 0;
+	if (len < 2)
+		n->db.wal1 = 0;
+	if (len < 3)
+		n->db.wal2 = 0;
+	for (int tx = 0; tx < scenario->transactions; tx++)
+	{
+		TxPhase		phase = tx_phase(n, tx);
+
+		if (phase == TX_IDLE || phase == TX_PREPARED || phase == TX_ABORTED)
+			continue;
+		set_tx_phase(n, tx, wal_position(n, tx) ? TX_DONE : TX_ABORTED);
+	}
+}
+
 static void
 crash_server(const State *s)
 {
 	State		n = *s;
 
 	n.rest.server_crashes--;
-	n.db.len = s->db.flushed;
-	for (int tx = 0; tx < scenario->transactions; tx++)
-	{
-		TxPhase		phase = tx_phase(s, tx);
-
-		if (phase == TX_IDLE || phase == TX_ABORTED)
-			continue;
-		set_tx_phase(&n, tx, wal_position(&n, tx) ? TX_DONE : TX_ABORTED);
-	}
-	if (n.db.len < 1)
-		n.db.wal0 = 0;
-	if (n.db.len < 2)
-		n.db.wal1 = 0;
-	if (n.db.len < 3)
-		n.db.wal2 = 0;
+	cut_wal(&n, s->db.flushed);
 	bury_relay(&n);
 	leave_line(&n);
 	n.line.marks = n.line.closed = 0;
@@ -758,6 +907,50 @@ crash_server(const State *s)
 			(KEEPS(FLUSH_FIRST) && s->db.flushed < s->reader[r].hi))
 			n.reader[r] = (Reader){0};
 	emit(&n, STEP_CRASH, 0);
+}
+
+/*
+ * The standby becomes the primary with what it has replayed.  The old primary
+ * is cut off from it but not from Redis, and does not know.
+ */
+static void
+promote(const State *s)
+{
+	State		n = *s;
+
+	n.rest.promotions--;
+	n.rest.timeline = 1;
+	n.rest.old_row = visible(s);
+	n.rest.old_len = s->db.len;
+	n.rest.old_wal0 = s->db.wal0;
+	n.rest.old_wal1 = s->db.wal1;
+	n.rest.old_wal2 = s->db.wal2;
+	n.db.replayed = 0;
+	bury_relay(&n);
+	cut_wal(&n, s->db.replayed);
+	for (int tx = 0; tx < scenario->transactions; tx++)
+		if (tx_phase(&n, tx) == TX_ABORTED && tx_phase(s, tx) >= TX_MARKED &&
+			tx_phase(s, tx) <= TX_DONE && scenario->strong)
+			set_tx_release(&n, tx, RELEASE_OLD);
+	n.reader[0] = (Reader){0};
+	emit(&n, STEP_PROMOTE, 0);
+}
+
+/* The old primary's relay sees a target that is not its own. */
+static void
+old_relay_steps(const State *s)
+{
+	State		n = *s;
+
+	if (!s->rest.timeline || !s->redis.known || s->redis.timeline == 0 ||
+		KEEPS(RELAY_TIMELINE))
+		return;
+	redis_purge(&n);
+	n.redis.nonce = n.rest.memory_nonce = new_nonce(&n);
+	n.redis.known = n.redis.armed = 1;
+	n.redis.timeline = 0;
+	n.redis.applied = n.redis.applying = s->rest.old_len;
+	emit(&n, STEP_OLD_RELAY, 0);
 }
 
 static void
@@ -797,13 +990,13 @@ fault_steps(const State *s)
 		n.db.flushed = s->db.len;
 		emit(&n, STEP_FLUSH, 0);
 	}
-	if (scenario->standby && s->db.replayed < s->db.flushed)
+	if ((scenario->standby || s->rest.promotions) && s->db.replayed < s->db.flushed)
 	{
 		n = *s;
 		n.db.replayed++;
 		emit(&n, STEP_REPLAY, 0);
 	}
-	if (s->rest.relay_crashes && s->relay.phase != RELAY_DOWN)
+	if (s->rest.relay_crashes)
 	{
 		n = *s;
 		n.rest.relay_crashes--;
@@ -831,6 +1024,9 @@ fault_steps(const State *s)
 			emit(&n, STEP_FAILOVER, 0);
 		}
 	}
+	if (s->rest.promotions)
+		promote(s);
+	old_relay_steps(s);
 	if (s->rest.flushes)
 	{
 		n = *s;
@@ -851,6 +1047,9 @@ first_state(void)
 	s.rest.server_crashes = scenario->server_crashes;
 	s.rest.failovers = scenario->failovers;
 	s.rest.flushes = scenario->flushes;
+	s.rest.promotions = scenario->promotions;
+	if (scenario->fresh)
+		return s;				/* an empty Redis, a relay that has just started */
 	/* An armed target, and the relay that has armed it. */
 	s.redis.known = 1;
 	s.redis.armed = 1;
@@ -888,6 +1087,7 @@ settled(const State *s)
 		return false;
 	return s->relay.phase == RELAY_IDLE && !s->relay.arming &&
 		s->relay.pos == s->db.len && s->redis.applied == s->db.len &&
+		s->redis.timeline == s->rest.timeline &&
 		redis_ready(s) && !s->redis.marks && s->redis.entry && s->redis.guard &&
 		s->redis.content == visible(s) && s->ghost.phase == GHOST_NONE;
 }

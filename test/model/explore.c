@@ -9,11 +9,13 @@
  * (AG EF settled.)  A protocol that answers every doubt by closing the cache for
  * good would break no law.
  *
- * usage: model [-v] [-s scenario] [-w safeguard]
+ * usage: model [-v] [-s scenario [-o name=number]...] [-w safeguard]
  *		-v	print the counterexample of a safeguard taken out as well
  *		-s	only this scenario (all, if it is not given)
  *		-w	only without this safeguard ("none": only intact)
+ *		-o	name=number: change what the scenario of -s chooses
  */
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -72,6 +74,14 @@ static void
 fail(const char *what)
 {
 	fprintf(stderr, "model: %s\n", what);
+	exit(2);
+}
+
+/* A number that a state holds has become too small for the scenario. */
+void
+out_of(const char *what)
+{
+	fprintf(stderr, "model: scenario %s runs out of %s\n", scenario->name, what);
 	exit(2);
 }
 
@@ -373,6 +383,35 @@ run_without(const Mutation *m, bool verbose)
 		print_broken();
 }
 
+/* -o: another choice for the scenario. */
+static void
+change(Scenario *s, const char *option)
+{
+	static const struct
+	{
+		const char *name;
+		size_t		offset;
+	}			choices[] = {
+#define CHOICE(name) {#name, offsetof(Scenario, name)}
+		CHOICE(transactions), CHOICE(strong), CHOICE(action), CHOICE(two_rows),
+		CHOICE(statement), CHOICE(positions), CHOICE(evict), CHOICE(l1), CHOICE(prepare),
+		CHOICE(standby), CHOICE(fresh), CHOICE(async), CHOICE(confirm), CHOICE(readers),
+		CHOICE(relay_crashes), CHOICE(server_crashes), CHOICE(failovers), CHOICE(flushes),
+		CHOICE(promotions)
+#undef CHOICE
+	};
+	const char *equals = strchr(option, '=');
+
+	for (size_t i = 0; equals && i < sizeof(choices) / sizeof(choices[0]); i++)
+		if (strlen(choices[i].name) == (size_t) (equals - option) &&
+			strncmp(choices[i].name, option, equals - option) == 0)
+		{
+			*(int *) ((char *) s + choices[i].offset) = atoi(equals + 1);
+			return;
+		}
+	fail("no such choice");
+}
+
 int
 main(int argc, char **argv)
 {
@@ -381,7 +420,7 @@ main(int argc, char **argv)
 	bool		verbose = false;
 	int			option;
 
-	while ((option = getopt(argc, argv, "vs:w:")) != -1)
+	while ((option = getopt(argc, argv, "vs:w:o:")) != -1)
 		switch (option)
 		{
 			case 'v':
@@ -393,8 +432,14 @@ main(int argc, char **argv)
 			case 'w':
 				only_without = optarg;
 				break;
+			case 'o':
+				if (!only_scenario)
+					fail("-o needs -s before it");
+				change(find_scenario(only_scenario), optarg);
+				break;
 			default:
-				fprintf(stderr, "usage: %s [-v] [-s scenario] [-w safeguard]\n", argv[0]);
+				fprintf(stderr, "usage: %s [-v] [-s scenario [-o name=number]...] [-w safeguard]\n",
+						argv[0]);
 				return 2;
 		}
 	known = reserve((size_t) MAX_STATES * sizeof(Known));

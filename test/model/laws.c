@@ -29,12 +29,15 @@ broken_law(const State *before, const State *after, Step step)
 	const Redis *r = &after->redis;
 	const Line *line = &after->line;
 
+	/* Promoted, and the target not taken over yet: nothing is promised. */
+	if (after->rest.timeline && (!r->known || r->timeline == 0))
+		return NULL;
 	if (r->entry)
 	{
 		bool		fenced = scenario->failovers == 0 || can_hit(after);
 
 		if (r->content & ~wal_prefix(after, after->db.len))
-			return "an entry shows what is not committed";
+			return "an entry shows what is not committed, or was undone";
 		if (scenario->strong && fenced && r->content != visible(after))
 			return (visible(after) & ~r->content) ?
 				"strong: an entry that can be read is older than the row" :

@@ -29,6 +29,7 @@ typedef enum TxPhase
 	TX_STATEMENT,				/* row changed and locked, xid assigned */
 	TX_L1_CLOSED,				/* PRE_COMMIT: line of L1 quarantined */
 	TX_MARKED,					/* PRE_COMMIT: quarantine acknowledged */
+	TX_PREPARED,				/* PREPARE TRANSACTION has returned */
 	TX_IN_WAL,					/* commit record written, not yet visible */
 	TX_VISIBLE,					/* new snapshots see it */
 	TX_DONE,					/* COMMIT has returned */
@@ -40,7 +41,8 @@ typedef enum Release
 {
 	RELEASE_NONE,
 	RELEASE_COMMIT,
-	RELEASE_ABORT
+	RELEASE_ABORT,
+	RELEASE_OLD					/* committed on the old primary */
 } Release;
 
 typedef enum ReaderPhase
@@ -72,9 +74,11 @@ typedef enum RelayPhase
 typedef enum GhostPhase
 {
 	GHOST_NONE,
-	GHOST_APPLYING,				/* one publication of applying */
+	GHOST_BEGIN,				/* a new history, or the old one resumed */
+	GHOST_APPLYING,				/* one publication of applying, then commands */
 	GHOST_SENDING,				/* commands */
-	GHOST_APPLIED				/* one publication of applied */
+	GHOST_APPLIED,				/* one publication of applied */
+	GHOST_ARM
 } GhostPhase;
 
 typedef enum LinePhase
@@ -102,6 +106,8 @@ typedef struct Redis
 	uint32_t	applying:2;
 	uint32_t	nonce:3;		/* of the relay that owns the target */
 	uint32_t	armed:1;
+	uint32_t	timeline:1;		/* of applied */
+	uint32_t	entry_timeline:1;	/* of lo and hi */
 } Redis;
 
 typedef struct Reader
@@ -111,7 +117,8 @@ typedef struct Reader
 	uint16_t	past:2;			/* max(applied, applying) likewise */
 	uint16_t	hi:2;
 	uint16_t	content:3;
-	uint16_t	unused:4;
+	uint16_t	timeline:1;		/* of `applied`, as the lease said */
+	uint16_t	unused:3;
 } Reader;
 
 typedef struct Relay
@@ -133,13 +140,13 @@ typedef struct Relay
 /* What a dead relay left in the network. */
 typedef struct Ghost
 {
-	uint16_t	phase:2;
+	uint16_t	phase:3;
 	uint16_t	nonce:3;
+	uint16_t	expected:3;		/* what its compare-and-set expects */
 	uint16_t	pos:2;
 	uint16_t	to:2;
 	uint16_t	next:2;
-	uint16_t	applying:2;
-	uint16_t	unused:3;
+	uint16_t	timeline:1;
 } Ghost;
 
 typedef struct Line
@@ -159,14 +166,14 @@ typedef struct Database
 	uint32_t	wal0:2;			/* transaction at each position */
 	uint32_t	wal1:2;
 	uint32_t	wal2:2;
-	uint32_t	phase0:3;
-	uint32_t	phase1:3;
-	uint32_t	phase2:3;
+	uint32_t	phase0:4;
+	uint32_t	phase1:4;
+	uint32_t	phase2:4;
 	uint32_t	release0:2;
 	uint32_t	release1:2;
 	uint32_t	release2:2;
 	uint32_t	replayed:2;		/* by the standby */
-	uint32_t	unused:5;
+	uint32_t	unused:2;
 } Database;
 
 /* What may still go wrong, and what the network of Redis knows. */
@@ -179,7 +186,14 @@ typedef struct Rest
 	uint32_t	failovers:1;
 	uint32_t	flushes:1;
 	uint32_t	last_nonce:3;
-	uint32_t	unused:20;
+	uint32_t	promotions:1;
+	uint32_t	timeline:1;		/* of the primary; 1 once one was promoted */
+	uint32_t	old_row:3;		/* what the old primary shows since */
+	uint32_t	old_len:2;		/* its WAL */
+	uint32_t	old_wal0:2;
+	uint32_t	old_wal1:2;
+	uint32_t	old_wal2:2;
+	uint32_t	unused:7;
 } Rest;
 
 typedef union State
@@ -214,6 +228,9 @@ _Static_assert(sizeof(State) == 32, "a state has 32 bytes");
 	X(APPLIED_KNOWN, "the rule that no lease is given while applied is missing") \
 	X(PUBLISH_CAS, "the compare-and-set of the publications") \
 	X(PUBLISH_ARMED, "the check of the memory nonce in publications") \
+	X(ARM_MEMORY, "the check of the memory nonce when arming") \
+	X(BEGIN_MEMORY, "the check of the memory nonce where a history begins after a purge") \
+	X(BEGIN_CAS, "the compare-and-set of the nonce where a history begins") \
 	X(NEW_NONCE, "the new nonce of a relay that adopts") \
 	X(OTHER_MARKS, "other owners' marks surviving") \
 	X(UPDATE_LO, "lo/hi in update: what a fill may have seen is not set again") \
@@ -224,6 +241,7 @@ _Static_assert(sizeof(State) == 32, "a state has 32 bytes");
 	X(OWN_MARK, "the release's condition that its own mark stands") \
 	X(LAST_MARK, "the release's condition that its mark is the last") \
 	X(FLOOR, "the floor") \
+	X(EVENT_FLOOR, "the floor raised by a commit whose own mark is gone") \
 	X(TAINT, "the taint") \
 	X(REMARK_TAINT, "the taint of a mark set again by arming") \
 	X(L1_CLOSED, "L1 closed around Redis") \
@@ -235,6 +253,11 @@ _Static_assert(sizeof(State) == 32, "a state has 32 bytes");
 	X(ARM_POSITION, "delivery up to the insert position before arming") \
 	X(PURGE, "the purge where the gap is too long") \
 	X(PURGE_MARKS, "the purge of marks") \
+	X(TIMELINE_PURGE, "the purge at a new timeline") \
+	X(TIMELINE_FIRST, "the timeline in the comparison of versions") \
+	X(FILL_TIMELINE, "the comparison of timelines at the fill") \
+	X(RELEASE_TIMELINE, "the comparison of timelines at quarantine and release") \
+	X(RELAY_TIMELINE, "the rule that a relay leaves a target of a later timeline alone") \
 	X(APPLYING_FIRST, "applying published before the first command") \
 	X(REPLIES_FIRST, "applied published only after every reply") \
 	X(STANDBY_CHECK, "the standby's check") \
@@ -243,6 +266,7 @@ _Static_assert(sizeof(State) == 32, "a state has 32 bytes");
 	X(POSITION_AFTER, "hi read after the snapshot") \
 	X(GUARDED_ENTRY, "an entry without its guard is a miss") \
 	X(MARKS_STAY, "a guard with a mark is never evicted") \
+	X(PREPARED_STAYS, "marks of prepared transactions without a deadline") \
 	X(RENEWAL, "the renewal of the marks of a live commit")
 
 typedef enum Safeguard
@@ -261,6 +285,7 @@ typedef enum Safeguard
 	X(STEP_L1_MARK, "T%d quarantines the line of L1") \
 	X(STEP_MARK, "T%d quarantines the key in Redis") \
 	X(STEP_COMMIT, "T%d: its commit record is in WAL") \
+	X(STEP_PREPARE, "T%d is prepared") \
 	X(STEP_VISIBLE, "T%d becomes visible") \
 	X(STEP_RETURN, "T%d: release sent, COMMIT returns") \
 	X(STEP_ABORT, "T%d aborts") \
@@ -301,6 +326,8 @@ typedef enum Safeguard
 	X(STEP_SET, "relay: sets applied after the purge") \
 	X(STEP_ARM, "relay: arms") \
 	X(STEP_RELAY_DIES, "the relay dies") \
+	X(STEP_GHOST_BEGIN, "late, of a dead relay: begins a history") \
+	X(STEP_GHOST_ARM, "late, of a dead relay: arms") \
 	X(STEP_GHOST_APPLYING, "late, of a dead relay: publishes applying") \
 	X(STEP_GHOST_COMMAND, "late, of a dead relay: one command") \
 	X(STEP_GHOST_APPLIED, "late, of a dead relay: publishes applied") \
@@ -308,6 +335,9 @@ typedef enum Safeguard
 	X(STEP_CRASH, "PostgreSQL crashes and recovers") \
 	X(STEP_REPLICA, "the replica of Redis falls behind from here on") \
 	X(STEP_FAILOVER, "the replica of Redis is promoted") \
+	X(STEP_PROMOTE, "a standby of PostgreSQL is promoted, the old primary goes on") \
+	X(STEP_OLD_WRITER, "T%d quarantines and commits on the old primary") \
+	X(STEP_OLD_RELAY, "the old primary's relay takes the target over, purges and arms") \
 	X(STEP_FLUSHALL, "Redis is flushed")
 
 typedef enum Step
@@ -330,21 +360,24 @@ typedef struct Scenario
 	const char *name;
 	const char *words;
 	int			transactions;
-	bool		strong;
-	Action		action;
-	bool		two_rows;		/* transactions do not lock each other out */
-	bool		statement;		/* the statement is a step of its own */
-	bool		positions;		/* reading hi is a step of its own */
-	bool		evict;
-	bool		l1;
-	bool		standby;		/* the second reader loads there */
-	bool		async;			/* synchronous_commit = off */
-	bool		confirm;		/* the slot moves on: gaps can be too long */
+	int			strong;
+	int			action;			/* an Action */
+	int			two_rows;		/* transactions do not lock each other out */
+	int			statement;		/* the statement is a step of its own */
+	int			positions;		/* reading hi is a step of its own */
+	int			evict;
+	int			l1;
+	int			prepare;		/* the second transaction is a prepared one */
+	int			standby;		/* the second reader loads there */
+	int			fresh;			/* Redis is empty at first */
+	int			async;			/* synchronous_commit = off */
+	int			confirm;		/* the slot moves on: gaps can be too long */
 	int			readers;
 	int			relay_crashes;
 	int			server_crashes;
 	int			failovers;
 	int			flushes;
+	int			promotions;		/* of PostgreSQL; R2 stays with the old primary */
 } Scenario;
 
 extern const Scenario *scenario;
@@ -360,6 +393,7 @@ extern bool settled(const State *s);
 
 /* explore.c */
 extern void emit(const State *next, Step step, int who);
+extern void out_of(const char *what);
 
 /* database: part of actors.c, used by laws.c and trace.c */
 extern TxPhase tx_phase(const State *s, int tx);
@@ -367,6 +401,8 @@ extern void set_tx_phase(State *s, int tx, TxPhase phase);
 extern Release tx_release(const State *s, int tx);
 extern void set_tx_release(State *s, int tx, Release release);
 extern int	wal_at(const State *s, int position);
+extern int	wal_position(const State *s, int tx);
+extern unsigned old_prefix(const State *s, int position);
 extern unsigned wal_prefix(const State *s, int position);
 extern unsigned visible(const State *s);
 
@@ -381,16 +417,19 @@ typedef enum Answer
 } Answer;
 
 extern Answer redis_get(State *s, int token);
-extern bool redis_fill(State *s, int token, unsigned content, int lo, int hi);
+extern bool redis_fill(State *s, int token, unsigned content, int lo, int hi,
+					   int lo_timeline, int hi_timeline);
 extern void redis_quarantine(State *s, int tx, bool again);
-extern void redis_release(State *s, int tx, int version, bool commit);
+extern void redis_release(State *s, int tx, Release release);
 extern void redis_expire_mark(State *s, int tx);
 extern void redis_expire_lease(State *s);
 extern void redis_purge(State *s);
 extern void redis_evict(State *s, bool entry, bool guard);
-extern void redis_apply(State *s, unsigned txs, int version, int nonce);
+extern void redis_apply(State *s, unsigned txs, int version, int timeline, int nonce);
 extern bool redis_publish_applying(State *s, int nonce, int previous, int next);
 extern bool redis_publish_applied(State *s, int nonce, int previous, int next);
+extern bool redis_begin(State *s, int expected, int nonce, int applied, int timeline);
+extern bool redis_arm(State *s, int nonce);
 extern bool redis_ready(const State *s);
 
 /* laws.c: NULL, or the law that is broken. */

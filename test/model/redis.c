@@ -17,7 +17,7 @@ tidy(Redis *r)
 	if (!r->lease)
 		r->lease_nonce = 0;
 	if (!r->entry)
-		r->content = r->lo = r->hi = 0;
+		r->content = r->lo = r->hi = r->entry_timeline = 0;
 	if (!r->entry && !r->marks && !r->lease)
 		r->guard = 0;
 	if (!r->guard)
@@ -32,11 +32,12 @@ kill_lease(Redis *r)
 }
 
 static void
-set_payload(Redis *r, unsigned content, int version)
+set_payload(Redis *r, unsigned content, int version, int timeline)
 {
 	r->entry = r->guard = 1;
 	r->content = content;
 	r->lo = r->hi = version;
+	r->entry_timeline = timeline;
 }
 
 /* May the target be read through and filled?  (coherence 3.3 and 7) */
@@ -77,11 +78,15 @@ redis_get(State *s, int token)
 }
 
 bool
-redis_fill(State *s, int token, unsigned content, int lo, int hi)
+redis_fill(State *s, int token, unsigned content, int lo, int hi,
+		   int lo_timeline, int hi_timeline)
 {
 	Redis	   *r = &s->redis;
 
 	if (!redis_ready(s) || r->marks)
+		return false;
+	if (KEEPS(FILL_TIMELINE) && (lo_timeline != (int) r->timeline ||
+								 hi_timeline != (int) r->timeline))
 		return false;
 	if (KEEPS(LEASE_CHECK))
 	{
@@ -94,6 +99,7 @@ redis_fill(State *s, int token, unsigned content, int lo, int hi)
 	r->content = content;
 	r->lo = lo;
 	r->hi = hi;
+	r->entry_timeline = hi_timeline;
 	r->lease = NOBODY;
 	tidy(r);
 	return true;
@@ -118,32 +124,49 @@ redis_quarantine(State *s, int tx, bool again)
 	tidy(r);
 }
 
-/* Take the mark of each of txs off; true if one of them stood. */
+/*
+ * Take the mark of each of txs off; true if one of them stood.  Where others
+ * stand, their releases must not set anything older than this commit.
+ */
 static bool
 take_marks(Redis *r, unsigned txs, int version)
 {
 	bool		stood = (r->marks & txs) != 0;
 
 	r->marks &= KEEPS(OTHER_MARKS) ? ~txs : 0;
-	if (stood && r->floor < (unsigned) version)
+	if ((stood || KEEPS(EVENT_FLOOR)) && r->floor < (unsigned) version)
 		r->floor = version;
 	return stood;
 }
 
 void
-redis_release(State *s, int tx, int version, bool commit)
+redis_release(State *s, int tx, Release release)
 {
 	Redis	   *r = &s->redis;
+	bool		commit = release != RELEASE_ABORT;
+	int			version = wal_position(s, tx);
+	int			timeline = s->rest.timeline;
+	unsigned	payload = wal_prefix(s, version);
 	int			floor = KEEPS(FLOOR) ? (int) r->floor : 0;
 	bool		taint = KEEPS(TAINT) && r->taint;
-	bool		stood = take_marks(r, 1u << tx, commit ? version : 0);
+	bool		stood;
 
+	if (release == RELEASE_OLD)
+	{
+		timeline = 0;
+		version = s->rest.old_len;
+		payload = s->rest.old_row | 1u << tx;
+	}
+	stood = take_marks(r, 1u << tx, commit ? version : 0);
+	if (!commit && !stood)
+		return;					/* whatever is there is none of its business */
 	kill_lease(r);
 	if (commit && scenario->action != INVALIDATE &&
 		(stood || !KEEPS(OWN_MARK)) &&
 		(!r->marks || !KEEPS(LAST_MARK)) &&
-		version > floor && !taint)
-		set_payload(r, wal_prefix(s, version), version);
+		version > floor && !taint &&
+		(timeline == (int) r->timeline || !KEEPS(RELEASE_TIMELINE)))
+		set_payload(r, payload, version, timeline);
 	else
 		r->entry = 0;
 	tidy(r);
@@ -194,10 +217,15 @@ redis_purge(State *s)
  * (more than one where it has coalesced a batch).
  */
 void
-redis_apply(State *s, unsigned txs, int version, int nonce)
+redis_apply(State *s, unsigned txs, int version, int timeline, int nonce)
 {
 	Redis	   *r = &s->redis;
-	unsigned	payload = wal_prefix(s, version);
+	unsigned	payload = timeline == (int) s->rest.timeline ?
+		wal_prefix(s, version) : old_prefix(s, version);
+	bool		own = (r->nonce == (unsigned) nonce &&
+					   s->rest.memory_nonce == (unsigned) nonce);
+	bool		older = timeline < (int) r->entry_timeline && KEEPS(TIMELINE_FIRST);
+	bool		newer = timeline > (int) r->entry_timeline && KEEPS(TIMELINE_FIRST);
 
 	kill_lease(r);
 	take_marks(r, txs, version);
@@ -207,8 +235,10 @@ redis_apply(State *s, unsigned txs, int version, int nonce)
 		r->entry = 0;
 	else if (r->entry && r->guard)
 	{
-		if (version > (int) r->hi || !KEEPS(UPDATE_LO))
-			set_payload(r, payload, version);
+		if (older)
+			;					/* a timeline that has ended */
+		else if (newer || version > (int) r->hi || !KEEPS(UPDATE_LO))
+			set_payload(r, payload, version, timeline);
 		else if (version > (int) r->lo && KEEPS(UPDATE_HI))
 			r->entry = 0;		/* nobody knows whether the fill saw it */
 	}
@@ -216,11 +246,46 @@ redis_apply(State *s, unsigned txs, int version, int nonce)
 		r->entry = 0;			/* no guard: nobody knows */
 	else if (scenario->action == REPLICATE &&
 			 (version > (int) r->applied || !KEEPS(REPLICATE_APPLIED)) &&
-			 ((r->nonce == (unsigned) nonce &&
-			   s->rest.memory_nonce == (unsigned) nonce) ||
-			  !KEEPS(REPLICATE_NONCE)))
-		set_payload(r, payload, version);
+			 (own || !KEEPS(REPLICATE_NONCE)))
+		set_payload(r, payload, version, timeline);
 	tidy(r);
+}
+
+/*
+ * A history begins at applied, or is resumed there: the relay that has found
+ * nonce `expected` owns the target from here on and has to arm it.  After a
+ * purge that is the relay's own nonce, and the memory has to know it too: else
+ * this is not the server that was purged.
+ */
+bool
+redis_begin(State *s, int expected, int nonce, int applied, int timeline)
+{
+	Redis	   *r = &s->redis;
+
+	if (KEEPS(BEGIN_CAS) && r->nonce != (unsigned) expected)
+		return false;
+	if (expected == nonce && s->rest.memory_nonce != (unsigned) nonce && KEEPS(BEGIN_MEMORY))
+		return false;
+	r->nonce = s->rest.memory_nonce = nonce;
+	r->known = 1;
+	r->applied = r->applying = applied;
+	r->timeline = timeline;
+	r->armed = 0;
+	return true;
+}
+
+bool
+redis_arm(State *s, int nonce)
+{
+	Redis	   *r = &s->redis;
+
+	if (r->nonce != (unsigned) nonce || !r->known)
+		return false;
+	if (KEEPS(ARM_MEMORY) && s->rest.memory_nonce != (unsigned) nonce)
+		return false;
+	s->rest.memory_nonce = nonce;
+	r->armed = 1;
+	return true;
 }
 
 static bool

@@ -14,7 +14,7 @@ static const char *const safeguard_names[] = {
 #undef X
 };
 
-static const Scenario scenarios[] = {
+static Scenario scenarios[] = {
 	{
 		.name = "strong-invalidate",
 		.words = "strong, invalidate, two writers through different rows",
@@ -60,13 +60,13 @@ static const Scenario scenarios[] = {
 	{
 		.name = "failover-strong",
 		.words = "Redis fails over, strong, update",
-		.transactions = 2, .strong = true, .action = UPDATE, .confirm = true,
+		.transactions = 2, .strong = true, .action = UPDATE, .confirm = true, .fresh = true,
 		.readers = 1, .relay_crashes = 1, .failovers = 1,
 	},
 	{
 		.name = "failover-eventual",
 		.words = "Redis fails over, eventual, update",
-		.transactions = 3, .action = UPDATE, .confirm = true,
+		.transactions = 2, .action = UPDATE, .confirm = true, .fresh = true,
 		.readers = 1, .relay_crashes = 1, .failovers = 1,
 	},
 	{
@@ -74,6 +74,30 @@ static const Scenario scenarios[] = {
 		.words = "Redis is flushed, strong, invalidate",
 		.transactions = 2, .strong = true, .action = INVALIDATE, .two_rows = true,
 		.readers = 1, .relay_crashes = 1, .flushes = 1,
+	},
+	{
+		.name = "flush-replicate",
+		.words = "Redis is flushed, eventual, replicate; the relay restarts twice",
+		.transactions = 2, .action = REPLICATE,
+		.readers = 1, .relay_crashes = 2, .flushes = 1, .evict = true,
+	},
+	{
+		.name = "prepared",
+		.words = "strong, update, the second transaction is a prepared one; Redis fails over",
+		.transactions = 2, .strong = true, .action = UPDATE, .prepare = true,
+		.readers = 1, .server_crashes = 1, .failovers = 1,
+	},
+	{
+		.name = "promotion-strong",
+		.words = "a standby of PostgreSQL is promoted, the old primary goes on; strong, update",
+		.transactions = 2, .strong = true, .action = UPDATE,
+		.readers = 2, .promotions = 1,
+	},
+	{
+		.name = "promotion-eventual",
+		.words = "a standby of PostgreSQL is promoted, the old primary goes on; eventual, update",
+		.transactions = 3, .action = UPDATE,
+		.readers = 2, .promotions = 1,
 	},
 	{
 		.name = "standby",
@@ -101,6 +125,10 @@ static const Mutation mutations[] = {
 	{APPLIED_KNOWN, "flush"},
 	{PUBLISH_CAS, "standby"},
 	{PUBLISH_ARMED, "failover-eventual"},
+	{ARM_MEMORY, "failover-strong"},
+	{BEGIN_MEMORY, "failover-strong"},
+	{BEGIN_CAS, "flush-replicate"},
+	{PREPARED_STAYS, "prepared"},
 	{NEW_NONCE, "eventual-replicate"},
 	{OTHER_MARKS, "strong-invalidate"},
 	{UPDATE_LO, "eventual-update"},
@@ -109,6 +137,7 @@ static const Mutation mutations[] = {
 	{OWN_MARK, "strong-update"},
 	{LAST_MARK, "strong-update"},
 	{FLOOR, "strong-update"},
+	{EVENT_FLOOR, "failover-strong"},
 	{TAINT, "strong-update"},
 	{REMARK_TAINT, "failover-strong"},
 	{L1_CLOSED, "l1-eventual"},
@@ -119,6 +148,11 @@ static const Mutation mutations[] = {
 	{ARM_POSITION, "failover-strong"},
 	{PURGE, "failover-strong"},
 	{PURGE_MARKS, "failover-strong"},
+	{TIMELINE_PURGE, "promotion-eventual"},
+	{TIMELINE_FIRST, "promotion-eventual"},
+	{FILL_TIMELINE, "promotion-eventual"},
+	{RELEASE_TIMELINE, "promotion-strong"},
+	{RELAY_TIMELINE, "promotion-eventual"},
 	{APPLYING_FIRST, "standby"},
 	{REPLIES_FIRST, "eventual-update"},
 	{STANDBY_CHECK, "standby"},
@@ -131,7 +165,7 @@ static const Mutation mutations[] = {
 
 #define MUTATIONS ((int) (sizeof(mutations) / sizeof(mutations[0])))
 
-static const Scenario *
+static Scenario *
 find_scenario(const char *name)
 {
 	for (int i = 0; i < SCENARIOS; i++)

@@ -38,7 +38,8 @@ redis_words(const State *s, const Redis *r, char *to)
 		add_set(to, r->content);
 	if (r->guard)
 	{
-		sprintf(part, ", guard lo %d hi %d", r->lo, r->hi);
+		sprintf(part, ", guard lo %d hi %d%s", r->lo, r->hi,
+				r->entry_timeline ? " of timeline 2" : "");
 		strcat(to, part);
 		if (r->lease)
 		{
@@ -61,7 +62,8 @@ redis_words(const State *s, const Redis *r, char *to)
 	else
 		strcat(to, ", no guard");
 	if (r->known)
-		sprintf(part, "; applied %d applying %d", r->applied, r->applying);
+		sprintf(part, "; applied %d applying %d%s", r->applied, r->applying,
+				r->timeline ? " of timeline 2" : "");
 	else
 		sprintf(part, "; applied missing");
 	strcat(to, part);
@@ -74,7 +76,7 @@ static void
 describe(const State *s, char part[PARTS][PART_SIZE])
 {
 	static const char *const tx_words[] = {
-		"idle", "changing", "L1 closed", "quarantined", "in WAL", "visible", "done",
+		"idle", "changing", "L1 closed", "quarantined", "prepared", "in WAL", "visible", "done",
 		"aborted"
 	};
 	static const char *const reader_words[] = {
@@ -104,7 +106,12 @@ describe(const State *s, char part[PARTS][PART_SIZE])
 				tx_release(s, tx) ? " (release under way)" : "");
 		strcat(part[0], one);
 	}
-	if (scenario->standby)
+	if (s->rest.timeline)
+	{
+		strcat(part[0], "; old primary shows ");
+		add_set(part[0], s->rest.old_row);
+	}
+	else if (scenario->standby || scenario->promotions)
 	{
 		sprintf(one, ", standby at %d", s->db.replayed);
 		strcat(part[0], one);
@@ -187,10 +194,19 @@ describe(const State *s, char part[PARTS][PART_SIZE])
 	}
 
 	if (s->ghost.phase)
-		sprintf(part[5], "dead relay: nonce %d, %s to %d, sent to %d", s->ghost.nonce,
-				s->ghost.phase == GHOST_APPLYING ? "applying" :
-				s->ghost.phase == GHOST_SENDING ? "commands" : "applied",
-				s->ghost.to, s->ghost.next);
+	{
+		static const char *const ghost_words[] = {
+			"", "begin at", "applying and commands", "commands", "applied", "arm"
+		};
+
+		sprintf(part[5], "dead relay: nonce %d, %s", s->ghost.nonce, ghost_words[s->ghost.phase]);
+		if (s->ghost.phase == GHOST_BEGIN)
+			sprintf(one, " %d", s->ghost.pos);
+		else
+			sprintf(one, " to %d, sent to %d", s->ghost.to, s->ghost.next);
+		if (s->ghost.phase != GHOST_ARM)
+			strcat(part[5], one);
+	}
 }
 
 const char *

@@ -7,6 +7,7 @@ package MlcRedis;
 
 use strict;
 use warnings;
+use IO::Socket::INET;
 use IO::Socket::UNIX;
 use PostgreSQL::Test::Utils;
 use POSIX ();
@@ -20,6 +21,14 @@ sub new
 	my ($class, $name) = @_;
 
 	return bless { name => $name, dir => PostgreSQL::Test::Utils::tempdir_short() }, $class;
+}
+
+sub free_port
+{
+	my $socket = IO::Socket::INET->new(Listen => 1, LocalAddr => '127.0.0.1')
+	  or die "socket: $!";
+
+	return $socket->sockport;
 }
 
 sub socket { return "$_[0]->{dir}/s" }
@@ -40,9 +49,11 @@ sub start
 		open STDIN, '<', '/dev/null';
 		open STDOUT, '>>', "$self->{dir}/log";
 		open STDERR, '>&', \*STDOUT;
-		exec 'redis-server', '--port', '0', '--unixsocket', $self->socket,
+		# a pipe to some other child would never end
+		POSIX::close($_) for 3 .. 255;
+		{ exec 'redis-server', '--port', '0', '--unixsocket', $self->socket,
 		  '--dir', $self->{dir}, '--save', '', '--appendonly', 'no',
-		  '--daemonize', 'no', @args;
+		  '--daemonize', 'no', '--repl-diskless-sync-delay', '0', @args; }
 		POSIX::_exit(127);
 	}
 	$self->{pid} = $pid;

@@ -120,6 +120,10 @@ SELECT mlcache.attach('w', key => 'w:{id}', action => 'update', consistency => '
 SELECT mlcache.attach('p', key => 'p:{id}');
 SELECT mlcache.attach('p', key => 'category:{category_id}',
 	loader => 'SELECT json_agg(json_build_array(id, ver) ORDER BY id) FROM p WHERE category_id = \$1 HAVING count(*) > 0');
+SQL
+	# what was there before the relay began is not replicated
+	$self->wait_armed;
+	$self->sql(<<"SQL");
 INSERT INTO r SELECT 1000 + g, 0, nextval('ver') FROM generate_series(1, $cold) g;
 INSERT INTO u SELECT 1000 + g, 0, nextval('ver') FROM generate_series(1, $cold) g;
 INSERT INTO i SELECT 1000 + g, 0, nextval('ver') FROM generate_series(1, $cold) g;
@@ -226,6 +230,17 @@ sub wait_applied
 		});
 	is($self->sql("SELECT mlcache.wait_applied('$version', '30 s')"),
 		't', 'wait_applied says so, too') if $self->{strict};
+	return $version;
+}
+
+# The same, and Redis itself has been told.
+sub wait_published
+{
+	my ($self) = @_;
+	my $version = $self->wait_applied;
+
+	$self->wait_for("$version published",
+		sub { ($self->{redis}->command('FCALL', 'mlc_state', 0, $self->ns)->[1] // '') ge $version });
 	return $version;
 }
 
@@ -370,6 +385,7 @@ sub stop_load
 	my $load = delete $self->{load};
 	my $report;
 
+	$load->{in} .= "stop\n";
 	$load->{harness}->finish or die "load failed: $load->{err}";
 	$report = decode_json($load->{out});
 	diag($load->{err}) if $load->{err};

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Write load, outside readers, a watcher, and the final comparison.
 
-	load.py run     writers, readers and a watcher until standard input ends;
-	                a line "redis PATH" sends readers and watcher elsewhere.
-	                Prints one JSON object at the end.
+	load.py run     writers, readers and a watcher until standard input ends or
+	                says "stop"; a line "redis PATH" sends readers and watcher
+	                elsewhere.  Prints one JSON object at the end.
 	load.py fill    fills every key of the fillable rules through the protocol
 	load.py compare compares every cached copy with its row, prints JSON
 
@@ -464,6 +464,8 @@ def run(options):
         words = line.split()
         if words[:1] == ["redis"]:
             world.redis_path = words[1]
+        elif words[:1] == ["stop"]:
+            break
     world.stop_event.set()
     for thread in threads:
         thread.join()

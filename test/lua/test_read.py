@@ -1,0 +1,252 @@
+"""mlc_get and mlc_fill: leases and what they may do."""
+from harness import LibraryTest, V
+
+
+class Lease(LibraryTest):
+    def test_miss_gives_a_lease(self):
+        self.fcall("mlc_publish", [], "db", "n1", V(100), V(100), V(120))
+        before = self.now()
+        self.assertEqual(self.get(lease=5000), ["lease", V(100), V(120)])
+        guard = self.guard()
+        deadline = int(guard.pop("deadline"))
+        self.assertEqual(guard, {"lo": "", "hi": "", "floor": "", "flags": "", "token": "t1",
+                                 "nonce": "n1", "marks": ""})
+        self.assertTrue(before + 5000 <= deadline <= self.now() + 5000)
+
+    def test_a_lease_expires(self):
+        self.get(lease=5000)
+        self.assertTrue(4000 < self.r.pttl("mlc:{k}") <= 5000)
+
+    def test_unarmed(self):
+        self.cache()
+        self.begin(arm=False)
+        self.assertEqual(self.get(), ["unarmed"])
+        self.assertEqual(self.get("miss"), ["unarmed"])
+        self.assertIsNone(self.guard("miss"))
+
+    def test_one_loader_a_key(self):
+        self.get(lease=5000)
+        answer, ms = self.get(token="t2")
+        self.assertEqual(answer, "busy")
+        self.assertTrue(0 < ms <= 5000)
+        self.assertEqual(self.guard()["token"], "t1")
+
+    def test_the_holder_may_ask_again(self):
+        self.get()
+        self.assertEqual(self.get()[0], "lease")
+        self.assertEqual(self.fill(), "ok")
+
+    def test_a_lease_past_its_deadline_goes_to_the_next(self):
+        self.get()
+        self.lease_over()
+        self.assertEqual(self.get(token="t2")[0], "lease")
+        self.assertEqual(self.fill(token="t1"), "refused")
+        self.assertEqual(self.fill(token="t2"), "ok")
+
+    def test_leases_end_by_themselves(self):
+        self.get(lease=1)
+        self.wait_past(self.now() + 1)
+        self.assertEqual(self.get(token="t2")[0], "lease")
+        self.assertEqual(self.fill(token="t1"), "refused")
+
+    def test_a_lease_of_another_arming_goes_to_the_next(self):
+        self.get()
+        self.begin(nonce="n2")
+        self.assertEqual(self.get(token="t2")[0], "lease")
+
+
+class Fill(LibraryTest):
+    def test_fill(self):
+        self.cache(payload="a|b\0c\n\xff", lo=100, hi=110)
+        self.assertEqual(self.entry(), "a|b\0c\n\xff")
+        self.assertEqual(self.guard(), {"lo": V(100), "hi": V(110), "floor": "", "flags": "",
+                                        "token": "", "deadline": "", "nonce": "", "marks": ""})
+        self.assertEqual([self.r.pttl("k"), self.r.pttl("mlc:{k}")], [-1, -1])
+        self.fcall("mlc_publish", [], "db", "n1", V(100), V(105), V(120))
+        self.assertEqual(self.get(token="t2"), ["hit", "a|b\0c\n\xff", V(100), V(110), V(105)])
+
+    def test_time_to_live(self):
+        self.cache(ttl=5000)
+        for key in ("k", "mlc:{k}"):
+            self.assertTrue(4000 < self.r.pttl(key) <= 5000, key)
+        self.assertEqual(self.r.execute_command("PEXPIRETIME", "k"),
+                         self.r.execute_command("PEXPIRETIME", "mlc:{k}"))
+
+    def test_absent(self):
+        self.cache(absent=1, ttl=5000)
+        self.assertIsNone(self.entry())
+        self.assertEqual(self.guard()["flags"], "A")
+        self.assertTrue(4000 < self.r.pttl("mlc:{k}") <= 5000)
+        self.assertEqual(self.get(token="t2"), ["absent", V(100), V(110), V(100)])
+
+    def test_empty_payload(self):
+        self.cache(payload="")
+        self.assertEqual(self.get(token="t2")[:2], ["hit", ""])
+
+    def refused(self, **kw):
+        before = self.dump()
+        self.assertEqual(self.fill(**kw), "refused")
+        self.assertEqual(self.dump(), before)
+
+    def test_without_a_lease(self):
+        self.refused()
+
+    def test_with_another_token(self):
+        self.get()
+        self.refused(token="t2")
+
+    def test_twice(self):
+        self.cache()
+        self.refused(payload="again")
+
+    def test_past_the_deadline(self):
+        self.get()
+        self.lease_over()
+        self.refused()
+
+    def test_after_an_invalidation(self):
+        self.get()
+        self.fcall("mlc_invalidate", ["k"], "db", "")
+        self.refused()
+
+    def test_after_a_late_invalidation(self):
+        """A lease that came after the invalidation is another one."""
+        self.get()
+        self.fcall("mlc_invalidate", ["k"], "db", "")
+        self.get(token="t2")
+        self.refused(token="t1")
+        self.assertEqual(self.fill(token="t2"), "ok")
+
+    def test_after_each_op(self):
+        for op in "uri":
+            for version in (50, 120):
+                with self.subTest(op=op, version=version):
+                    self.r.delete("k", "mlc:{k}")
+                    self.get()
+                    self.apply((op, "k", version))
+                    self.refused()
+
+    def test_while_quarantined(self):
+        self.get()
+        self.quarantine("o1")
+        self.refused()
+
+    def test_after_a_quarantine(self):
+        self.get()
+        self.quarantine("o1")
+        self.release("o1")
+        self.refused()
+
+    def test_while_quarantined_with_a_lease_in_the_guard(self):
+        """No function writes such a guard; the check must hold all the same."""
+        self.get()
+        text = self.r.get("mlc:{k}").decode()
+        self.r.set("mlc:{k}", text + "o1=0")
+        self.refused()
+
+    def test_unarmed(self):
+        self.get()
+        self.begin(arm=False)
+        self.refused()
+        self.refused(ns="db")
+
+    def test_armed_anew(self):
+        self.get()
+        self.begin(nonce="n2")
+        self.refused()
+
+    def test_applied_lost(self):
+        self.get()
+        self.r.hdel("mlc:state:db", "applied")
+        self.refused()
+
+    def test_another_timeline(self):
+        self.get()
+        self.assertEqual(self.fcall("mlc_fill", ["k"], "t1", "x", 0, V(100), V(1, 2), 0), "refused")
+        self.assertEqual(self.fcall("mlc_fill", ["k"], "t1", "x", 0, V(1, 0), V(2, 0), 0), "refused")
+        self.assertIsNone(self.entry())
+
+    def test_a_server_behind(self):
+        """A deposed primary's insert position may lie before applied."""
+        self.get()
+        self.refused(lo=100, hi=99)
+
+    def test_lo_beyond_applied(self):
+        self.get()
+        self.refuses("MLCARG", "mlc_fill", ["k"], "t1", "x", 0, V(101), V(110), 0)
+
+    def test_lo_may_lie_behind_applied(self):
+        self.get()
+        self.fcall("mlc_publish", [], "db", "n1", V(100), V(120), V(120))
+        self.assertEqual(self.fill(lo=100, hi=130), "ok")
+
+
+class BehindOurBack(LibraryTest):
+    """Others write to Redis, too."""
+
+    def test_entry_without_guard(self):
+        self.r.set("k", "unguarded")
+        self.assertEqual(self.get()[0], "lease")
+        self.assertIsNone(self.entry())
+        self.assertEqual(self.fill(), "ok")
+
+    def test_entry_with_a_lease(self):
+        self.get()
+        self.r.set("k", "unguarded")
+        self.assertEqual(self.get(token="t2")[0], "busy")
+        self.assertIsNone(self.entry())
+
+    def test_entry_with_marks(self):
+        self.quarantine("o1")
+        self.r.set("k", "unguarded")
+        self.assertEqual(self.get(), ["quarantined"])
+        self.assertIsNone(self.entry())
+
+    def test_entry_where_there_is_no_row(self):
+        self.cache(absent=1)
+        self.r.set("k", "unguarded")
+        self.assertEqual(self.get()[0], "lease")
+        self.assertIsNone(self.entry())
+
+    def test_guard_without_entry(self):
+        self.cache()
+        self.r.delete("k")
+        self.assertEqual(self.get(token="t2")[0], "lease")
+        self.assertEqual(self.fill(token="t2"), "ok")
+
+    def test_malformed_guards(self):
+        for text in ("", "x", "|" * 7, "|" * 8, V(1), V(100) + "|" + V(1)[1:] + "||||||",
+                     V(100) + "||||||||", "0|0||||||", "||ab|||||o1=0", "z" * 55,
+                     V(0xab).upper() + "|" + V(0xab) + "||||||"):
+            with self.subTest(text=text):
+                for op in ("u", "r"):
+                    self.r.delete("k", "mlc:{k}")
+                    self.r.set("k", "unguarded")
+                    self.r.set("mlc:{k}", text)
+                    self.apply((op, "k", 120))
+                    self.assertIn(self.entry(), (None, "new"))
+                self.r.set("k", "unguarded")
+                self.r.set("mlc:{k}", text)
+                self.quarantine("o1")
+                self.release("o1", 130, "v130")
+                self.assertEqual(self.entry(), "v130")
+                self.r.set("k", "unguarded")
+                self.r.set("mlc:{k}", text)
+                self.assertEqual(self.get()[0], "lease" if len(text) != 55 else "hit", text)
+
+    def test_other_types(self):
+        self.r.hset("k", "f", "v")
+        self.assertEqual(self.get()[0], "lease")
+        self.assertEqual(self.fill(), "ok")
+        self.assertEqual(self.get(token="t2")[:2], ["hit", "old"])
+        self.r.delete("mlc:{k}")
+        self.r.hset("mlc:{k}", "f", "v")
+        self.assertEqual(self.fill(), "refused")
+        self.assertEqual(self.get()[0], "lease")
+        self.assertIsNone(self.entry())
+
+    def test_flush(self):
+        self.cache()
+        self.r.flushall()
+        self.assertEqual(self.get(), ["unarmed"])
+        self.assertEqual(self.fill(), "refused")

@@ -1,0 +1,219 @@
+"""Restarts, promotions, clusters, locales: each with servers of its own."""
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+import unittest
+
+import redis
+
+from harness import LibraryTest, PATIENCE, Server, V
+
+
+class OwnServer(LibraryTest):
+    options = ()
+    env = None
+    tcp = False
+
+    def start(self):
+        server = Server(*self.options, env=self.env, tcp=self.tcp)
+        self.addCleanup(server.remove)
+        return server
+
+    def setUp(self):
+        self.server = self.start()
+        super().setUp()
+
+    def wait_until(self, condition):
+        give_up = time.monotonic() + PATIENCE
+        while not condition():
+            self.assertLess(time.monotonic(), give_up)
+            time.sleep(0.01)
+
+    def is_unarmed(self):
+        self.assertEqual(self.fcall("mlc_state", [], "db")[3:], ["n1", 0])
+        self.assertEqual(self.get("k", "t2"), ["unarmed"])
+        self.assertEqual(self.get("k", "t2", 1000, "db"), ["unarmed"])
+        self.assertEqual(self.fill("lease", ns="db"), "refused")
+        self.assertEqual(self.entry("lease"), None)
+
+
+class Restart(OwnServer):
+    options = ("--appendonly", "yes", "--appendfsync", "always")
+
+    def test_restart(self):
+        self.cache()
+        self.get("lease")
+        self.quarantine("o1", "marked", timeout=0)
+        self.server.stop()
+        self.server.start()
+        self.r = self.server.r
+        self.assertEqual(self.entry(), "old")
+        self.is_unarmed()
+        self.assertEqual(list(self.marks("marked")), ["o1"])
+        # what is there is good again once the relay has caught up
+        self.fcall("mlc_arm", [], "db", "n1")
+        self.assertEqual(self.get(token="t2")[:2], ["hit", "old"])
+        self.assertEqual(self.get("marked"), ["quarantined"])
+
+    def test_killed(self):
+        self.cache()
+        self.get("lease")
+        self.server.process.kill()
+        self.server.process.wait()
+        self.server.start()
+        self.r = self.server.r
+        self.is_unarmed()
+
+    def test_restart_empty(self):
+        self.server.stop()
+        shutil.rmtree(os.path.join(self.server.dir, "appendonlydir"))
+        self.server.start()
+        self.r = self.server.r
+        self.load(self.r)
+        self.assertEqual(self.fcall("mlc_state", [], "db"), ["", "", "", "", 0])
+        self.assertEqual(self.get(), ["unarmed"])
+
+    def test_library_loaded_anew(self):
+        self.cache()
+        self.get("lease")
+        self.r.execute_command("FUNCTION", "LOAD", "REPLACE", self.text)
+        self.is_unarmed()
+
+
+class Failover(OwnServer):
+    tcp = True
+    options = ("--repl-diskless-sync-delay", "0")
+
+    def follow(self, r, server):
+        r.execute_command("REPLICAOF", "127.0.0.1", server.port)
+        self.wait_until(lambda: r.info("replication")["master_link_status"] == "up")
+
+    def in_step(self, replica, master):
+        def same():
+            return replica.info("replication")["slave_repl_offset"] >= \
+                master.info("replication")["master_repl_offset"]
+        self.wait_until(same)
+
+    def setUp(self):
+        super().setUp()
+        self.other = self.start()
+        self.follow(self.other.r, self.server)
+        self.cache()
+        self.get("lease")
+        self.quarantine("o1", "marked", timeout=0)
+        self.in_step(self.other.r, self.r)
+
+    def test_replica_serves_nobody(self):
+        with self.assertRaises(redis.ReadOnlyError):
+            self.fcall("mlc_get", ["k"], "t2", 1000, r=self.other.r)
+        with self.assertRaises(redis.ReadOnlyError):
+            self.fcall("mlc_arm", [], "db", "n1", r=self.other.r)
+        state = self.other.r.execute_command("FCALL_RO", "mlc_state", 0, "db")
+        self.assertEqual(state[3:], [b"n1", 0])
+
+    def test_promoted_replica(self):
+        self.other.r.execute_command("REPLICAOF", "NO", "ONE")
+        self.r = self.other.r
+        self.is_unarmed()
+        self.assertEqual(list(self.marks("marked")), ["o1"])
+
+    def test_promoted_twice(self):
+        """The old master comes back as a replica, with the nonce still in the
+        state key and, if it kept it, in its memory; then it is promoted."""
+        self.other.r.execute_command("REPLICAOF", "NO", "ONE")
+        self.r.set("lost", "x")            # a write the new master never saw
+        self.follow(self.r, self.other)
+        self.assertEqual(self.r.get("lost"), None)
+        self.r.execute_command("REPLICAOF", "NO", "ONE")
+        self.is_unarmed()
+
+    def test_nonce_changed_meanwhile(self):
+        """A partial resynchronization leaves the library's memory alone; the
+        nonce that the new master was armed with does not match it."""
+        self.other.r.execute_command("REPLICAOF", "NO", "ONE")
+        self.fcall("mlc_begin", [], "db", "n2", "sys", V(200), r=self.other.r)
+        self.fcall("mlc_arm", [], "db", "n2", r=self.other.r)
+        self.follow(self.r, self.other)
+        self.in_step(self.r, self.other.r)
+        self.r.execute_command("REPLICAOF", "NO", "ONE")
+        self.assertEqual(self.fcall("mlc_state", [], "db")[3:], ["n2", 0])
+        self.assertEqual(self.get("k", "t2", 1000, "db"), ["unarmed"])
+
+
+class Cluster(OwnServer):
+    """One node with all slots: commands must stay within a slot, but the state
+    of the namespace and the entries need not share one."""
+    tcp = True
+    options = ("--cluster-enabled", "yes")
+
+    def setUp(self):
+        self.server = self.start()
+        self.server.r.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        self.wait_until(lambda: b"cluster_state:ok" in
+                        self.server.r.execute_command("CLUSTER", "INFO"))
+        self.r = self.server.r
+        self.load(self.r)
+        self.begin(ns="db{tag}")
+
+    def test_everything(self):
+        ns = "db{tag}"
+        for key in ("a", "b", "x{y}z"):
+            self.assertEqual(self.get(key)[0], "lease")
+            self.assertEqual(self.fill(key), "ok")
+            self.assertEqual(self.apply(("u", key, 120), ns=ns), [1, 0, 0])
+            self.assertEqual(self.apply(("u", key, 121, "y", 60000), ns=ns), [1, 0, 0])
+            self.assertEqual(self.get(key, "t2")[:2], ["hit", "y"])
+            self.quarantine("o1", key, ns=ns)
+            self.assertEqual(self.release("o1", 130, "z", key=key, ns=ns), [1, 0, 0])
+            self.fcall("mlc_renew", [key], ns, "o1", 0)
+            self.quarantine("o2", key, timeout=0, ns=ns)
+        answer = self.fcall("mlc_sweep", [], ns, 0, 1000)
+        self.assertEqual(len(answer[2]), 6)
+        for key in ("a", "b", "x{y}z"):
+            self.fcall("mlc_invalidate", [key], ns, "o2")
+            self.cache(key)
+        self.assertEqual(self.fcall("mlc_purge", [], ns, 0, 1000, "*"), ["0", 6])
+        self.assertEqual(self.r.dbsize(), 1)
+
+    def test_several_keys_of_one_slot(self):
+        keys = ["{t}%d" % i for i in range(64)]
+        self.assertEqual(self.apply(*[("r", k, 120) for k in keys], ns="db{tag}"), [64, 0, 0])
+        self.assertEqual(self.apply(*[("u", k, 121) for k in keys], ns="db{tag}"), [64, 0, 0])
+
+
+class Danish(OwnServer):
+    """Where "aa" sorts behind "z", and Redis compares text as the locale says."""
+
+    def setUp(self):
+        if shutil.which("localedef") is None or not os.path.exists("/usr/share/i18n/locales/da_DK"):
+            self.skipTest("no source of the Danish locale")
+        path = tempfile.mkdtemp(prefix="mlclua.")
+        self.addCleanup(shutil.rmtree, path)
+        subprocess.run(["localedef", "-i", "da_DK", "-f", "UTF-8", path + "/da_DK.UTF-8"],
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+        self.env = {"LOCPATH": path, "LC_ALL": "da_DK.UTF-8"}
+        super().setUp()
+        # else the test would prove nothing
+        self.assertEqual(self.r.eval("return tostring('aa' < 'ab')", 0), b"false")
+
+    def test_versions(self):
+        self.begin(0xaa)
+        self.assertEqual(self.apply(("r", "k", 0xaa), ("r", "j", 0xab)), [1, 1, 0])
+        self.assertEqual(self.apply(("u", "j", 0xac)), [1, 0, 0])
+        self.assertEqual(self.apply(("u", "j", 0xaa)), [0, 1, 0])
+        self.assertEqual(self.bounds("j"), (V(0xac), V(0xac)))
+        self.assertEqual(self.apply(("u", "j", 0xbaa), ("u", "j", 0xbab)), [2, 0, 0])
+        self.assertEqual(self.fcall("mlc_publish", [], "db", "n1", V(0xaa), V(0xaa), V(0xab)), 1)
+        self.assertEqual(self.get("f")[0], "lease")
+        self.assertEqual(self.fill("f", lo=0xaa, hi=0xab), "ok")
+        self.assertEqual(self.apply(("u", "f", 0xaa)), [0, 1, 0])
+        self.quarantine("o1")
+        self.quarantine("o2")
+        self.release("o1", 0xaa)
+        self.assertEqual(self.release("o2", 0xab, "x"), [1, 0, 0])
+
+
+if __name__ == "__main__":
+    unittest.main()

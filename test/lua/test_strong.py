@@ -1,0 +1,357 @@
+"""Quarantines of strong writers: mlc_quarantine, mlc_release, mlc_renew."""
+from harness import LibraryTest, V
+
+
+class Quarantine(LibraryTest):
+    def test_entry_and_lease_go(self):
+        self.cache()
+        self.assertEqual(self.quarantine("o1"), 1)
+        self.assertIsNone(self.entry())
+        self.assertEqual(self.get(token="t2"), ["quarantined"])
+        self.r.delete("mlc:{k}")
+        self.get()
+        self.quarantine("o1")
+        self.assertEqual(self.fill(), "refused")
+        self.assertEqual(self.get(), ["quarantined"])
+
+    def test_absence_goes(self):
+        self.cache(absent=1)
+        self.quarantine("o1")
+        self.assertEqual(self.get(), ["quarantined"])
+
+    def test_guard(self):
+        self.cache(ttl=5000)
+        before = self.now()
+        self.quarantine("o1", timeout=60000)
+        guard = self.guard()
+        owner, deadline = guard.pop("marks").split("=")
+        self.assertEqual(set(guard.values()), {""})
+        self.assertEqual(owner, "o1")
+        self.assertTrue(before + 60000 <= int(deadline) <= self.now() + 60000)
+
+    def test_a_guard_with_marks_never_expires(self):
+        for prepare in (lambda: None, lambda: self.get(lease=5000), lambda: self.cache(ttl=5000)):
+            self.r.delete("k", "mlc:{k}")
+            prepare()
+            self.quarantine("o1")
+            self.assertEqual(self.r.ttl("mlc:{k}"), -1)
+            self.quarantine("o2")
+            self.fcall("mlc_renew", ["k"], "db", "o1", 1000)
+            self.release("o2", 120)
+            self.apply(("u", "k", 120, "x", 5000))
+            self.assertEqual(self.r.ttl("mlc:{k}"), -1)
+
+    def test_without_a_deadline(self):
+        self.quarantine("o1", timeout=0)
+        self.assertEqual(self.marks(), {"o1": 0})
+        self.assertEqual(self.get(), ["quarantined"])
+
+    def test_owners_are_a_set(self):
+        self.quarantine("o1", timeout=60000)
+        self.quarantine("o2", timeout=0)
+        self.quarantine("o1", timeout=0)
+        self.assertEqual(self.marks(), {"o1": 0, "o2": 0})
+        self.release("o1")
+        self.assertEqual(self.get(), ["quarantined"])
+        self.release("o2")
+        self.assertEqual(self.get()[0], "lease")
+
+    def test_many_keys(self):
+        keys = ["k%d" % i for i in range(1000)]
+        for key in keys[:10]:
+            self.cache(key)
+        self.fcall("mlc_quarantine", keys, "db", "", "o1", 1000)
+        self.assertEqual(self.r.exists(*keys), 0)
+        self.assertEqual(self.r.dbsize(), 1001)
+        self.assertEqual(self.fcall("mlc_release", keys, "db", "o1", *["", 0, 0, ""] * 1000),
+                         [0, 1000, 0])
+        self.assertEqual(self.r.dbsize(), 1)
+
+    def test_nonce(self):
+        self.assertEqual(self.quarantine("o1", nonce="n1"), 1)
+        self.refuses("MLCNONCE", "mlc_quarantine", ["k"], "db", "n0", "o2", 0)
+
+    def test_unarmed(self):
+        """Live commits are marked again before the server is armed."""
+        self.cache()
+        self.begin(nonce="n2", arm=False)
+        self.assertEqual(self.quarantine("o1"), 0)
+        self.assertEqual(self.quarantine("o1", nonce="n2"), 0)
+        self.assertIsNone(self.entry())
+        self.fcall("mlc_arm", [], "db", "n2")
+        self.assertEqual(self.get(), ["quarantined"])
+
+    def test_deadline(self):
+        self.quarantine("o1", timeout=1)
+        self.wait_past(self.marks()["o1"])
+        self.assertEqual(self.get()[0], "lease")
+        self.assertEqual(self.fill(), "ok")
+
+    def test_no_deadline_is_not_a_passed_one(self):
+        self.quarantine("o1", timeout=0)
+        self.quarantine("o2")
+        self.mark_over("o2")
+        self.assertEqual(self.get(), ["quarantined"])
+        self.assertEqual(list(self.marks()), ["o1"])
+
+
+class Release(LibraryTest):
+    def test_payload(self):
+        self.cache()
+        self.quarantine("o1")
+        self.assertEqual(self.release("o1", 120, "v120"), [1, 0, 0])
+        self.assertEqual(self.get(), ["hit", "v120", V(120), V(120), V(100)])
+        self.assertEqual([self.r.pttl("k"), self.r.pttl("mlc:{k}")], [-1, -1])
+
+    def test_time_to_live(self):
+        self.quarantine("o1")
+        self.release("o1", 120, "v120", ttl=5000)
+        for key in ("k", "mlc:{k}"):
+            self.assertTrue(4000 < self.r.pttl(key) <= 5000, key)
+
+    def test_no_payload(self):
+        self.cache()
+        self.quarantine("o1")
+        self.assertEqual(self.release("o1", 120), [0, 1, 0])
+        self.assertIsNone(self.guard())
+        self.assertEqual(self.get()[0], "lease")
+
+    def test_empty_payload_is_one(self):
+        self.quarantine("o1")
+        self.assertEqual(self.release("o1", 120, ""), [1, 0, 0])
+        self.assertEqual(self.entry(), "")
+
+    def test_abort(self):
+        self.cache()
+        self.quarantine("o1")
+        self.assertEqual(self.release("o1", None, "never"), [0, 1, 0])
+        self.assertIsNone(self.entry())
+        self.assertIsNone(self.guard())
+
+    def test_only_the_last_sets(self):
+        self.quarantine("o1")
+        self.quarantine("o2")
+        self.assertEqual(self.release("o1", 120, "v120"), [0, 0, 1])
+        self.assertIsNone(self.entry())
+        self.assertEqual(self.get(), ["quarantined"])
+        self.assertEqual(self.release("o2", 121, "v121"), [1, 0, 0])
+        self.assertEqual(self.entry(), "v121")
+
+    def test_releases_in_the_wrong_order(self):
+        """o1 committed after o2; the last one to be released is the older."""
+        self.quarantine("o1")
+        self.quarantine("o2")
+        self.release("o1", 121, "v121")
+        self.assertEqual(self.guard()["floor"], V(121))
+        self.assertEqual(self.release("o2", 120, "v120"), [0, 1, 0])
+        self.assertIsNone(self.entry())
+        self.assertIsNone(self.guard())
+
+    def test_three_in_the_wrong_order(self):
+        """The floor is the highest version, not the last one."""
+        for owner in ("o1", "o2", "o3"):
+            self.quarantine(owner)
+        self.release("o1", 130)
+        self.release("o2", 110)
+        self.assertEqual(self.guard()["floor"], V(130))
+        self.assertEqual(self.release("o3", 120, "v120"), [0, 1, 0])
+        self.assertIsNone(self.entry())
+
+    def test_the_floor_outlives_a_new_quarantine(self):
+        self.quarantine("o1")
+        self.quarantine("o2")
+        self.release("o1", 130)
+        self.quarantine("o3")
+        self.release("o3")
+        self.assertEqual(self.release("o2", 120, "v120"), [0, 1, 0])
+        self.assertIsNone(self.entry())
+
+    def test_an_abort_raises_no_floor(self):
+        self.quarantine("o1")
+        self.quarantine("o2")
+        self.release("o1")
+        self.assertEqual(self.guard()["floor"], "")
+        self.assertEqual(self.release("o2", 120, "v120"), [1, 0, 0])
+
+    def test_taint(self):
+        """o1's deadline passed: it may have committed, nobody knows at which version."""
+        self.quarantine("o1")
+        self.quarantine("o2")
+        self.mark_over("o1")
+        self.assertEqual(self.release("o2", 120, "v120"), [0, 1, 0])
+        self.assertIsNone(self.entry())
+
+    def test_taint_is_remembered(self):
+        self.quarantine("o1")
+        self.quarantine("o2")
+        self.mark_over("o1")
+        self.assertEqual(self.get(), ["quarantined"])
+        self.assertEqual(self.guard()["flags"], "T")
+        self.assertEqual(list(self.marks()), ["o2"])
+        self.quarantine("o3")
+        self.release("o3")
+        self.assertEqual(self.guard()["flags"], "T")
+        self.assertEqual(self.release("o2", 120, "v120"), [0, 1, 0])
+        self.assertIsNone(self.entry())
+
+    def test_taint_goes_with_the_last_mark(self):
+        self.quarantine("o1")
+        self.quarantine("o2")
+        self.mark_over("o1")
+        self.release("o2", 120, "v120")
+        self.quarantine("o3")
+        self.assertEqual(self.release("o3", 130, "v130"), [1, 0, 0])
+
+    def test_a_quarantine_that_meets_an_overdue_mark_is_tainted(self):
+        self.quarantine("o1")
+        self.mark_over("o1")
+        self.quarantine("o2")
+        self.assertEqual(list(self.marks()), ["o2"])
+        self.assertEqual(self.release("o2", 120, "v120"), [0, 1, 0])
+
+    def test_after_the_own_deadline(self):
+        """A reader may have filled the old value since: it goes."""
+        self.quarantine("o1")
+        self.mark_over("o1")
+        self.cache(payload="old")
+        self.assertEqual(self.release("o1", 120, "v120"), [0, 1, 0])
+        self.assertIsNone(self.entry())
+
+    def test_after_the_own_deadline_with_a_lease(self):
+        self.quarantine("o1")
+        self.mark_over("o1")
+        self.get()
+        self.assertEqual(self.release("o1", 120, "v120"), [0, 1, 0])
+        self.assertEqual(self.fill(), "refused")
+
+    def test_overdue_and_nobody_came(self):
+        self.quarantine("o1")
+        self.mark_over("o1")
+        self.assertEqual(self.release("o1", 120, "v120"), [0, 1, 0])
+        self.assertIsNone(self.entry())
+
+    def test_a_late_abort_leaves_others_alone(self):
+        self.quarantine("o1")
+        self.mark_over("o1")
+        self.cache(payload="old")
+        self.assertEqual(self.release("o1"), [0, 0, 0])
+        self.assertEqual(self.entry(), "old")
+        self.r.delete("k", "mlc:{k}")
+        self.get()
+        self.release("o1")
+        self.assertEqual(self.fill(), "ok")
+
+    def test_a_release_without_any_guard(self):
+        self.r.set("k", "unguarded")
+        self.assertEqual(self.release("o1", 120, "v120"), [0, 1, 0])
+        self.assertIsNone(self.entry())
+        self.assertEqual(self.release("o1"), [0, 0, 0])
+
+    def test_anothers_mark_is_not_ended(self):
+        self.quarantine("o1")
+        self.release("o2", 120, "v120")
+        self.assertEqual(list(self.marks()), ["o1"])
+        self.assertEqual(self.guard()["floor"], V(120))
+        self.release("o2")
+        self.assertEqual(list(self.marks()), ["o1"])
+
+    def test_a_key_twice(self):
+        self.refuses("MLCARG", "mlc_release", ["k", "k"], "db", "o1", "", 0, 0, "", "", 0, 0, "")
+
+    def test_several_keys(self):
+        keys = ["a", "b", "c"]
+        self.fcall("mlc_quarantine", keys, "db", "", "o1", 60000)
+        self.quarantine("o2", "c")
+        self.assertEqual(self.fcall("mlc_release", keys, "db", "o1", V(120), 1, 0, "va", "", 0, 0, "",
+                                    V(120), 1, 5000, "vc"), [1, 1, 1])
+        self.assertEqual([self.entry(k) for k in keys], ["va", None, None])
+        self.assertEqual(list(self.marks("c")), ["o2"])
+
+
+class Renew(LibraryTest):
+    def renew(self, owner, timeout, keys=("k",)):
+        return self.fcall("mlc_renew", list(keys), "db", owner, timeout)
+
+    def test_renew(self):
+        self.quarantine("o1", timeout=60000)
+        old = self.marks()["o1"]
+        self.assertEqual(self.renew("o1", 600000), 1)
+        self.assertGreater(self.marks()["o1"], old)
+        self.assertEqual(self.renew("o1", 0), 1)
+        self.assertEqual(self.marks(), {"o1": 0})
+
+    def test_the_old_deadline_counts_no_more(self):
+        self.quarantine("o1", timeout=1)
+        old = self.marks()["o1"]
+        self.renew("o1", 60000)
+        self.wait_past(old)
+        self.assertEqual(self.get(), ["quarantined"])
+
+    def test_overdue_but_nobody_came(self):
+        self.quarantine("o1")
+        self.mark_over("o1")
+        self.assertEqual(self.renew("o1", 60000), 1)
+        self.assertEqual(self.get(), ["quarantined"])
+        self.assertEqual(self.release("o1", 120, "v120"), [1, 0, 0])
+
+    def test_never_where_it_does_not_stand(self):
+        self.quarantine("o1")
+        self.mark_over("o1")
+        self.cache()
+        self.assertEqual(self.renew("o1", 60000), 0)
+        self.assertEqual(self.entry(), "old")
+        self.assertEqual(self.marks(), {})
+
+    def test_others_stay(self):
+        self.quarantine("o1")
+        self.quarantine("o2")
+        self.release("o3", 120)
+        before = self.guard()
+        self.renew("o1", 600000, ["k", "nothing"])
+        after = self.guard()
+        self.assertEqual(before["floor"], after["floor"])
+        self.assertEqual(set(self.marks()), {"o1", "o2"})
+        self.assertIsNone(self.guard("nothing"))
+
+
+class Strong(LibraryTest):
+    """The orders that the protocol has to survive, as a whole."""
+
+    def test_a_snapshot_from_before_the_commit(self):
+        """The reader's lease is older than the quarantine, its fill comes after
+        the release: it carries the old row."""
+        self.get()
+        self.quarantine("o1")
+        self.release("o1", 120, "v120")
+        self.assertEqual(self.fill(payload="old row"), "refused")
+        self.assertEqual(self.entry(), "v120")
+
+    def test_between_commit_and_release(self):
+        self.quarantine("o1")
+        self.assertEqual(self.get(token="t2"), ["quarantined"])
+        self.assertEqual(self.fill(token="t2"), "refused")
+
+    def test_two_writers_one_reader(self):
+        self.quarantine("o1")
+        self.quarantine("o2")
+        self.release("o2", 120, "v120")
+        self.assertEqual(self.get(), ["quarantined"])
+        self.release("o1", 121, "v121")
+        self.assertEqual(self.get()[1], "v121")
+
+    def test_the_relay_comes_first(self):
+        """It ends the mark from WAL; a reader fills; the release comes late."""
+        self.quarantine("o1")
+        self.apply(("uo1", "k", 120, "v120"))
+        self.fcall("mlc_publish", [], "db", "n1", V(100), V(120), V(120))
+        self.cache(payload="v120", lo=120, hi=125)
+        self.release("o1", 120, "v120")
+        self.assertIsNone(self.entry())     # costs a miss, never a wrong hit
+
+    def test_the_relay_comes_in_between(self):
+        """A later commit by another owner is applied before the first one's
+        release arrives."""
+        self.quarantine("o1")
+        self.apply(("u", "k", 130, "v130"))
+        self.release("o1", 120, "v120")
+        self.assertIsNone(self.entry())
