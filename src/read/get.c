@@ -85,7 +85,7 @@ young_enough(const MlcBound *bound)
 		return false;
 	fresh_at = (TimestampTz) pg_atomic_read_u64(&relay->fresh_at);
 	return fresh_at != 0 &&
-		(GetCurrentTimestamp() - fresh_at) / 1000 <= bound->age;
+		(GetCurrentTimestamp() - fresh_at) / 1000.0 <= bound->age;
 }
 
 static bool
