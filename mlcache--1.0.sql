@@ -73,6 +73,8 @@ ALTER TABLE mlcache.rule ALTER COLUMN servers SET STORAGE MAIN;
 ALTER TABLE mlcache.rule REPLICA IDENTITY FULL;
 CREATE INDEX rule_relation_idx ON mlcache.rule (relation);
 ALTER SEQUENCE mlcache.rule_id_seq OWNED BY mlcache.rule.id;
+COMMENT ON SEQUENCE mlcache.rule_id_seq
+IS 'numbers of cache rules';
 COMMENT ON TABLE mlcache.rule
 IS 'what mlcache.attach() stored; seen through the view mlcache.rules';
 REVOKE ALL ON mlcache.rule FROM PUBLIC;
@@ -156,6 +158,8 @@ CREATE EVENT TRIGGER mlcache_ddl ON ddl_command_end
 				 'CREATE FOREIGN TABLE', 'CREATE SCHEMA')
 	EXECUTE FUNCTION mlcache.on_ddl();
 ALTER EVENT TRIGGER mlcache_ddl ENABLE ALWAYS;
+COMMENT ON EVENT TRIGGER mlcache_ddl
+IS 'keeps cache rules right when DDL changes their tables';
 
 -- ---------------------------------------------------------------------
 -- Guarded reads

@@ -57,7 +57,7 @@ SELECT key FROM mlcache.rules WHERE relation = 'heap'::regclass;
 
 -- one trigger a table, whatever the number of its rules
 SELECT tgrelid::regclass, tgname, tgenabled, tgisinternal, tgfoid::regprocedure
-	FROM pg_trigger WHERE tgname LIKE 'mlcache%' ORDER BY 1::text;
+	FROM pg_trigger WHERE tgname LIKE 'mlcache%' ORDER BY tgrelid::regclass::text COLLATE "C";
 
 DROP SCHEMA "Sch ema" CASCADE;
 DROP TABLE product, item, heap;

@@ -18,6 +18,7 @@ UPDATE a SET v = '*' WHERE v = '{x}';
 DELETE FROM a WHERE v LIKE 'a %';
 SELECT * FROM events();
 -- and reaches Redis like that: nothing but that very key goes
+SELECT settle();
 SELECT redis('MSET "a:%2A" x "a:*" x a:other x') \gset
 INSERT INTO a VALUES ('x*');
 UPDATE a SET n = 1 WHERE v = '*';

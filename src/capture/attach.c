@@ -21,6 +21,7 @@
 #include "base/compat.h"
 #include "capture/attach.h"
 #include "capture/check.h"
+#include "capture/trigger.h"
 #include "capture/xact.h"
 #include "catalog/dependency.h"
 #include "catalog/indexing.h"
@@ -415,6 +416,8 @@ mlc_attach_after_ddl(Oid relid, bool purge)
 							missing, RelationGetRelationName(relation), rule->key),
 					 errhint("SELECT mlcache.detach('%s', '%s'), change the table, and attach it again.",
 							 RelationGetRelationName(relation), rule->key)));
+		if (rule->filter)
+			(void) mlc_trigger_parse_filter(rule->filter, relation);
 		mlc_check_table(relation);
 		if (purge)
 		{

@@ -42,6 +42,7 @@ filter_error(void *arg)
 {
 	int			position = geterrposition();
 
+	errcontext("filter of a cache rule");
 	if (position <= 0)
 		return;
 	errposition(0);

@@ -201,6 +201,8 @@ mlc_reply_scan(MlcReplyScan *scan, const redisReader *reader)
 			size += count + 2;
 			if (avail < size)
 				return MLC_REPLY_PARTIAL;
+			if (line[size - 2] != '\r' || line[size - 1] != '\n')
+				return MLC_REPLY_MALFORMED; /* hiredis would not notice */
 		}
 		else if (*line == '*' && count > 0)
 			scan->missing += count;

@@ -8,26 +8,23 @@
  * its last transaction.  A purge kills the rule's earlier events, so purges
  * can all be carried out before the events.
  *
- * A spool is a tuplesort by (key, sequence) with a fixed budget of memory.
- * Its files belong to the resource owner that was current when it began.
+ * A spool cuts the events of one transaction into parts by a hash of the key,
+ * each a temporary file, and brings the parts into memory one by one; a part
+ * that does not fit is cut again by other bits of the hash.  The files are not
+ * a transaction's (decoding and waiting for visibility run transactions of
+ * their own while they are in use), which is why this is no tuplesort.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
-#include "access/tupdesc.h"
 #include "base/guc.h"
-#include "catalog/pg_collation_d.h"
-#include "catalog/pg_operator_d.h"
-#include "catalog/pg_type_d.h"
 #include "common/hashfn.h"
-#include "executor/tuptable.h"
+#include "miscadmin.h"
 #include "relay/batch.h"
-#include "utils/builtins.h"
+#include "storage/buffile.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
-#include "utils/tuplesort.h"
 
 typedef struct EventEntry
 {
@@ -251,30 +248,45 @@ mlc_batch_merge(MlcBatch *batch, MlcBatch *from)
 
 /* ---- spool ---- */
 
+#define SPOOL_BITS 6			/* of the hash, for a cut */
+#define SPOOL_PARTS (1 << SPOOL_BITS)
+#define SPOOL_DEPTH (64 / SPOOL_BITS)	/* cuts until the hash is used up */
+
+typedef struct SpoolPart
+{
+	BufFile    *file;			/* NULL: nothing went there */
+	int			depth;			/* how many cuts made it */
+} SpoolPart;
+
 typedef struct SpoolPurge
 {
 	MlcRelayRule *rule;
 	int64		seq;			/* events before it are dead */
 } SpoolPurge;
 
+/* A record is this, the key, the payload. */
+typedef struct SpoolRecord
+{
+	int64		seq;
+	MlcRelayRule *rule;
+	MlcOp		op;
+	bool		has_payload;
+	uint32		keylen;
+	uint32		payloadlen;
+} SpoolRecord;
+
 struct MlcSpool
 {
 	MemoryContext context;
 	ResourceOwner owner;
-	Tuplesortstate *sort;
-	TupleDesc	desc;
-	TupleTableSlot *slot;		/* the tuple in hand */
-	TupleTableSlot *ahead;		/* the one after it */
-	bool		have;			/* is there one in hand? */
 	int64		seq;
-	List	   *purges;
+	List	   *purges;			/* of SpoolPurge */
+	SpoolPart	parts[SPOOL_PARTS];
+	List	   *todo;			/* of SpoolPart, while it is emptied */
+	MlcBatch   *work;			/* the part in memory */
+	int			next;			/* its first event that has not been moved */
+	StringInfoData record;		/* key and payload of the record in hand */
 };
-
-#define SPOOL_KEY 1
-#define SPOOL_SEQ 2
-#define SPOOL_RULE 3			/* the MlcRelayRule's address */
-#define SPOOL_OP 4
-#define SPOOL_PAYLOAD 5
 
 MlcSpool *
 mlc_spool_begin(MemoryContext parent)
@@ -283,28 +295,38 @@ mlc_spool_begin(MemoryContext parent)
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 	MlcSpool   *spool = palloc0(sizeof(MlcSpool));
-	AttrNumber	attnums[2] = {SPOOL_KEY, SPOOL_SEQ};
-	Oid			operators[2] = {TextLessOperator, Int8LessOperator};
-	Oid			collations[2] = {C_COLLATION_OID, InvalidOid};
-	bool		nulls_first[2] = {false, false};
 
 	spool->context = context;
 	spool->owner = CurrentResourceOwner;
-	spool->desc = CreateTemplateTupleDesc(5);
-	TupleDescInitEntry(spool->desc, SPOOL_KEY, "key", TEXTOID, -1, 0);
-	TupleDescInitEntryCollation(spool->desc, SPOOL_KEY, C_COLLATION_OID);
-	TupleDescInitEntry(spool->desc, SPOOL_SEQ, "seq", INT8OID, -1, 0);
-	TupleDescInitEntry(spool->desc, SPOOL_RULE, "rule", INT8OID, -1, 0);
-	TupleDescInitEntry(spool->desc, SPOOL_OP, "op", CHAROID, -1, 0);
-	TupleDescInitEntry(spool->desc, SPOOL_PAYLOAD, "payload", TEXTOID, -1, 0);
-	spool->slot = MakeSingleTupleTableSlot(spool->desc, &TTSOpsMinimalTuple);
-	spool->ahead = MakeSingleTupleTableSlot(spool->desc, &TTSOpsMinimalTuple);
-	spool->sort = tuplesort_begin_heap(spool->desc, 2, attnums, operators,
-									   collations, nulls_first,
-									   mlc_relay_work_mem, NULL,
-									   TUPLESORT_NONE);
+	spool->work = mlc_batch_create(context, "spool");
+	initStringInfo(&spool->record);
+	for (int i = 0; i < SPOOL_PARTS; i++)
+		spool->parts[i].depth = 1;
 	MemoryContextSwitchTo(old);
 	return spool;
+}
+
+/* Appends a record to the part it belongs to after so many cuts. */
+static void
+append(MlcSpool *spool, SpoolPart *parts, int depth, SpoolRecord *record,
+	   const char *key, const char *payload)
+{
+	uint64		hash = hash_bytes_extended((const unsigned char *) key,
+										   record->keylen, 0);
+	SpoolPart  *part = &parts[(hash >> ((depth - 1) * SPOOL_BITS)) &
+							  (SPOOL_PARTS - 1)];
+	ResourceOwner owner = CurrentResourceOwner;
+	MemoryContext old = MemoryContextSwitchTo(spool->context);
+
+	CurrentResourceOwner = spool->owner;
+	if (part->file == NULL)
+		part->file = BufFileCreateTemp(true);
+	BufFileWrite(part->file, record, sizeof(SpoolRecord));
+	BufFileWrite(part->file, unconstify(char *, key), record->keylen);
+	if (record->payloadlen > 0)
+		BufFileWrite(part->file, unconstify(char *, payload), record->payloadlen);
+	CurrentResourceOwner = owner;
+	MemoryContextSwitchTo(old);
 }
 
 void
@@ -312,36 +334,16 @@ mlc_spool_put(MlcSpool *spool, MlcRelayRule *rule, MlcOp op,
 			  const char *key, uint32 keylen,
 			  const char *payload, uint32 payloadlen)
 {
-	ResourceOwner owner = CurrentResourceOwner;
-	MemoryContext old = MemoryContextSwitchTo(spool->context);
-	TupleTableSlot *slot = spool->slot;
-	text	   *keytext = cstring_to_text_with_len(key, keylen);
-	text	   *payloadtext = NULL;
+	SpoolRecord record;
 
-	ExecClearTuple(slot);
-	slot->tts_values[SPOOL_KEY - 1] = PointerGetDatum(keytext);
-	slot->tts_values[SPOOL_SEQ - 1] = Int64GetDatum(spool->seq++);
-	slot->tts_values[SPOOL_RULE - 1] = Int64GetDatum((int64) (uintptr_t) rule);
-	slot->tts_values[SPOOL_OP - 1] = CharGetDatum(op);
-	memset(slot->tts_isnull, 0, sizeof(bool) * 5);
-	if (payload)
-	{
-		payloadtext = cstring_to_text_with_len(payload, payloadlen);
-		slot->tts_values[SPOOL_PAYLOAD - 1] = PointerGetDatum(payloadtext);
-	}
-	else
-		slot->tts_isnull[SPOOL_PAYLOAD - 1] = true;
-	ExecStoreVirtualTuple(slot);
-
-	CurrentResourceOwner = spool->owner;
-	tuplesort_puttupleslot(spool->sort, slot);
-	CurrentResourceOwner = owner;
-
-	ExecClearTuple(slot);
-	pfree(keytext);
-	if (payloadtext)
-		pfree(payloadtext);
-	MemoryContextSwitchTo(old);
+	memset(&record, 0, sizeof(record));
+	record.seq = spool->seq++;
+	record.rule = rule;
+	record.op = op;
+	record.has_payload = payload != NULL;
+	record.keylen = keylen;
+	record.payloadlen = payloadlen;
+	append(spool, spool->parts, 1, &record, key, payload);
 }
 
 void
@@ -356,105 +358,169 @@ mlc_spool_purge(MlcSpool *spool, MlcRelayRule *rule)
 	MemoryContextSwitchTo(old);
 }
 
-static bool
-fetch(MlcSpool *spool, TupleTableSlot *slot)
+/* Puts the parts that hold something in front of what is to be done. */
+static void
+enlist(MlcSpool *spool, SpoolPart *parts)
 {
-	ResourceOwner owner = CurrentResourceOwner;
-	bool		found;
-
-	CurrentResourceOwner = spool->owner;
-	found = tuplesort_gettupleslot(spool->sort, true, true, slot, NULL);
-	CurrentResourceOwner = owner;
-	if (found)
-		slot_getallattrs(slot);
-	return found;
-}
-
-void
-mlc_spool_sort(MlcSpool *spool)
-{
-	ResourceOwner owner = CurrentResourceOwner;
 	MemoryContext old = MemoryContextSwitchTo(spool->context);
 
-	CurrentResourceOwner = spool->owner;
-	tuplesort_performsort(spool->sort);
-	CurrentResourceOwner = owner;
-	spool->have = fetch(spool, spool->slot);
+	for (int i = 0; i < SPOOL_PARTS; i++)
+		if (parts[i].file)
+		{
+			SpoolPart  *part = palloc(sizeof(SpoolPart));
+
+			*part = parts[i];
+			spool->todo = lcons(part, spool->todo);
+			parts[i].file = NULL;
+		}
 	MemoryContextSwitchTo(old);
 }
 
-static bool
-same_key(TupleTableSlot *a, TupleTableSlot *b)
+void
+mlc_spool_finish(MlcSpool *spool)
 {
-	text	   *akey = DatumGetTextPP(a->tts_values[SPOOL_KEY - 1]);
-	text	   *bkey = DatumGetTextPP(b->tts_values[SPOOL_KEY - 1]);
+	enlist(spool, spool->parts);
+}
 
-	return VARSIZE_ANY_EXHDR(akey) == VARSIZE_ANY_EXHDR(bkey) &&
-		memcmp(VARDATA_ANY(akey), VARDATA_ANY(bkey),
-			   VARSIZE_ANY_EXHDR(akey)) == 0;
+static void
+rewind_part(SpoolPart *part)
+{
+	if (BufFileSeek(part->file, 0, 0, SEEK_SET) != 0)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not rewind temporary file of the mlcache relay: %m")));
+}
+
+static void
+read_bytes(SpoolPart *part, void *to, size_t size)
+{
+	if (BufFileRead(part->file, to, size) != size)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not read temporary file of the mlcache relay: %m")));
+}
+
+/* The next record, its key and payload in spool->record; false at the end. */
+static bool
+read_record(MlcSpool *spool, SpoolPart *part, SpoolRecord *record)
+{
+	size_t		size = BufFileRead(part->file, record, sizeof(SpoolRecord));
+
+	if (size == 0)
+		return false;
+	if (size != sizeof(SpoolRecord))
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not read temporary file of the mlcache relay: %m")));
+	resetStringInfo(&spool->record);
+	enlargeStringInfo(&spool->record, record->keylen + record->payloadlen);
+	read_bytes(part, spool->record.data, record->keylen);
+	if (record->payloadlen > 0)
+		read_bytes(part, spool->record.data + record->keylen, record->payloadlen);
+	return true;
 }
 
 static bool
-is_purged(MlcSpool *spool, TupleTableSlot *slot)
+is_purged(MlcSpool *spool, SpoolRecord *record)
 {
-	MlcRelayRule *rule = (MlcRelayRule *) (uintptr_t)
-	DatumGetInt64(slot->tts_values[SPOOL_RULE - 1]);
 	ListCell   *lc;
 
 	foreach(lc, spool->purges)
 	{
 		SpoolPurge *purge = lfirst(lc);
 
-		if (purge->rule == rule &&
-			DatumGetInt64(slot->tts_values[SPOOL_SEQ - 1]) < purge->seq)
+		if (purge->rule == record->rule && record->seq < purge->seq)
 			return true;
 	}
 	return false;
 }
 
+/* Cuts a part again. */
+static void
+split(MlcSpool *spool, SpoolPart *part)
+{
+	SpoolPart	parts[SPOOL_PARTS];
+	SpoolRecord record;
+
+	for (int i = 0; i < SPOOL_PARTS; i++)
+	{
+		parts[i].file = NULL;
+		parts[i].depth = part->depth + 1;
+	}
+	rewind_part(part);
+	while (read_record(spool, part, &record))
+	{
+		CHECK_FOR_INTERRUPTS();
+		append(spool, parts, part->depth + 1, &record, spool->record.data,
+			   spool->record.data + record.keylen);
+	}
+	enlist(spool, parts);
+}
+
+/* Brings a part into memory, or cuts it where it does not fit. */
+static void
+load(MlcSpool *spool, SpoolPart *part, MlcVersion version)
+{
+	SpoolRecord record;
+
+	mlc_batch_reset(spool->work);
+	spool->next = 0;
+	rewind_part(part);
+	while (read_record(spool, part, &record))
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (is_purged(spool, &record))
+			continue;
+		mlc_batch_add(spool->work, record.rule, record.op, spool->record.data,
+					  record.keylen, record.has_payload ?
+					  spool->record.data + record.keylen : NULL,
+					  record.payloadlen, version);
+		if (spool->work->bytes > (Size) mlc_relay_work_mem * 1024 &&
+			spool->work->nevents > 1 && part->depth < SPOOL_DEPTH)
+		{
+			mlc_batch_reset(spool->work);
+			split(spool, part);
+			return;
+		}
+	}
+}
+
 bool
 mlc_spool_fill(MlcSpool *spool, MlcBatch *batch, MlcVersion version)
 {
-	MemoryContext old = MemoryContextSwitchTo(spool->context);
-
-	while (spool->have && !mlc_batch_is_full(batch))
+	while (!mlc_batch_is_full(batch))
 	{
-		bool		more = fetch(spool, spool->ahead);
-		TupleTableSlot *slot = spool->slot;
+		MlcBatchEvent *event;
 
-		/* the last event of a key is the one that stands */
-		if ((!more || !same_key(slot, spool->ahead)) && !is_purged(spool, slot))
+		if (spool->next < spool->work->nevents)
 		{
-			text	   *key = DatumGetTextPP(slot->tts_values[SPOOL_KEY - 1]);
-			text	   *payload = slot->tts_isnull[SPOOL_PAYLOAD - 1] ? NULL :
-			DatumGetTextPP(slot->tts_values[SPOOL_PAYLOAD - 1]);
-
-			mlc_batch_add(batch,
-						  (MlcRelayRule *) (uintptr_t)
-						  DatumGetInt64(slot->tts_values[SPOOL_RULE - 1]),
-						  DatumGetChar(slot->tts_values[SPOOL_OP - 1]),
-						  VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key),
-						  payload ? VARDATA_ANY(payload) : NULL,
-						  payload ? VARSIZE_ANY_EXHDR(payload) : 0,
+			event = &spool->work->events[spool->next++];
+			mlc_batch_add(batch, event->rule, event->op, event->key,
+						  event->keylen, event->payload, event->payloadlen,
 						  version);
 		}
-		spool->slot = spool->ahead;
-		spool->ahead = slot;
-		spool->have = more;
+		else if (spool->todo != NIL)
+		{
+			SpoolPart  *part = linitial(spool->todo);
+
+			spool->todo = list_delete_first(spool->todo);
+			load(spool, part, version);
+			BufFileClose(part->file);
+			pfree(part);
+		}
+		else
+			break;
 	}
-	MemoryContextSwitchTo(old);
-	return spool->have;
+	return spool->next < spool->work->nevents || spool->todo != NIL;
 }
 
 void
 mlc_spool_end(MlcSpool *spool)
 {
-	ResourceOwner owner = CurrentResourceOwner;
+	ListCell   *lc;
 
-	CurrentResourceOwner = spool->owner;
-	ExecDropSingleTupleTableSlot(spool->slot);
-	ExecDropSingleTupleTableSlot(spool->ahead);
-	tuplesort_end(spool->sort);
-	CurrentResourceOwner = owner;
+	enlist(spool, spool->parts);
+	foreach(lc, spool->todo)
+		BufFileClose(((SpoolPart *) lfirst(lc))->file);
 	MemoryContextDelete(spool->context);
 }

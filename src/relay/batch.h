@@ -91,8 +91,8 @@ extern void mlc_batch_merge(MlcBatch *batch, MlcBatch *from);
 
 /*
  * A spool takes the events of one transaction that is larger than
- * mlcache.relay_work_mem: it sorts them by key on disk, so that each key comes
- * out once, with its last event.
+ * mlcache.relay_work_mem: it keeps them on disk, sorted out by key, so that
+ * each key comes out once, with its last event.
  */
 typedef struct MlcSpool MlcSpool;
 
@@ -103,7 +103,7 @@ extern void mlc_spool_put(MlcSpool *spool, MlcRelayRule *rule, MlcOp op,
 extern void mlc_spool_purge(MlcSpool *spool, MlcRelayRule *rule);
 
 /* Between put and fill, once. */
-extern void mlc_spool_sort(MlcSpool *spool);
+extern void mlc_spool_finish(MlcSpool *spool);
 
 /* Moves events into the batch until it is full; false at the end. */
 extern bool mlc_spool_fill(MlcSpool *spool, MlcBatch *batch,

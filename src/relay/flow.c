@@ -262,7 +262,7 @@ send_spool(MlcVersion before, MlcVersion end, TimestampTz committed)
 {
 	bool		more = true;
 
-	mlc_spool_sort(mlc_relay->spool);
+	mlc_spool_finish(mlc_relay->spool);
 	while (more)
 	{
 		CHECK_FOR_INTERRUPTS();

@@ -26,6 +26,7 @@
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "relay/launcher.h"
+#include "relay/slot.h"
 #include "shm/segment.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -212,6 +213,8 @@ tend(Child *child, MlcRelayShared *relay)
 	LWLockAcquire(mlc_shared->lock, LW_SHARED);
 	wanted = relay->wanted;
 	LWLockRelease(mlc_shared->lock);
+	if (wanted)
+		mlc_slot_give_up(relay->dbid);
 	if (!wanted || !mlc_relay_enabled)
 	{
 		child->pause = 0;

@@ -18,6 +18,7 @@
 #include "access/xlog.h"
 #include "access/xlogrecovery.h"
 #include "access/xlogutils.h"
+#include "base/guc.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "relay/slot.h"
@@ -273,6 +274,24 @@ mlc_slot_usage(Oid dbid, int *used, int *max)
 	if (max)
 		*max = max_replication_slots;
 	return retained;
+}
+
+void
+mlc_slot_give_up(Oid dbid)
+{
+	int64		retained;
+
+	if (mlc_slot_max_retained < 0)
+		return;
+	retained = mlc_slot_usage(dbid, NULL, NULL);
+	if (retained <= (int64) mlc_slot_max_retained * 1024 * 1024)
+		return;
+	ereport(WARNING,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("replication slot \"%s\" is given up", mlc_slot_name(dbid)),
+			 errdetail("No relay runs, and the slot holds more than %d MB of WAL (mlcache.slot_max_retained). Every cache of the database is purged when a relay runs again.",
+					   mlc_slot_max_retained)));
+	ReplicationSlotDrop(mlc_slot_name(dbid), true);
 }
 
 void

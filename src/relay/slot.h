@@ -57,6 +57,12 @@ extern uint64 mlc_slot_retained(void);
  */
 extern int64 mlc_slot_usage(Oid dbid, int *used, int *max);
 
+/*
+ * Drops a database's slot when it holds more than mlcache.slot_max_retained
+ * and no relay runs; the caches are purged when one does.  For the launcher.
+ */
+extern void mlc_slot_give_up(Oid dbid);
+
 /* Lets go of what lies before lsn; lets it be written out with a checkpoint. */
 extern void mlc_slot_confirm(XLogRecPtr lsn);
 

@@ -17,8 +17,10 @@
 static int	ntests = 0;
 static int	nfailed = 0;
 
+static void ok(bool passed, const char *name,...)
+			__attribute__((format(printf, 2, 3)));
+
 static void
-pg_attribute_printf(2, 3)
 ok(bool passed, const char *name,...)
 {
 	va_list		args;

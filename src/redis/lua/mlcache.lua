@@ -588,8 +588,8 @@ local function mlc_apply(keys, args)
 			ttl = need_ms('time to live', ttl_text, 0)
 		end
 
-		local action, guard, probe = 'set', nil, true
-		if not (op == 'u' and text and #text == PLAIN_ENTRY_LEN and text_sorts and
+		local action, guard, probe = 'set', nil, op == 'u'
+		if not ((probe or op == 'r') and text and #text == PLAIN_ENTRY_LEN and text_sorts and
 			byte(text) ~= BAR and sub(text, 26, 49) < version) then
 			local owner = sub(op, 2)
 			op = sub(op, 1, 1)

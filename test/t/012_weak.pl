@@ -1,0 +1,123 @@
+# Weak rules: changes of a key within the window become one, and somebody who
+# waits for them gets them at once.  Waiting in general, and commits that
+# nobody has flushed.
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+use MlcTest;
+use Test::More;
+use Time::HiRes qw(time);
+
+my $t = MlcTest->new('weak', cold => 100, conf => "mlcache.weak_window = 900ms\n");
+
+sub updated { return $t->stat('updated') }
+
+# ---------- coalescing ----------
+
+$t->wait_applied;
+$t->fill_key('w:1001');
+my $before = updated();
+for (1 .. 40)
+{
+	$t->sql('UPDATE w SET n = n + 1 WHERE id = 1001; ' x 5);
+}
+$t->wait_applied;
+is($t->look_up('w:1001'), $t->row('w:1001'), 'weak: fresh in the end');
+cmp_ok(updated() - $before, '<=', 40, 'weak: 200 changes became a few');
+cmp_ok(updated() - $before, '>=', 1, 'weak: but one at least');
+
+# the same on an eventual rule, one by one
+$t->fill_key('u:1001');
+$before = updated();
+for (1 .. 10)
+{
+	my $version = $t->sql(
+		'UPDATE u SET n = n + 1 WHERE id = 1001; SELECT mlcache.last_commit_version()');
+	is($t->sql("SELECT mlcache.wait_applied('$version')"), 't', 'eventual: applied');
+	is($t->look_up('u:1001'), $t->row('u:1001'), 'eventual: fresh once applied');
+}
+is(updated() - $before, 10, 'eventual: each of 10 changes arrived');
+
+# ---------- hurry ----------
+
+# Held back in its window; a waiter shortens that, in one run of several.
+my $shortest = 1e9;
+for (1 .. 5)
+{
+	my $began = time();
+	my $version = $t->sql(
+		'UPDATE w SET n = n + 1 WHERE id = 1001; SELECT mlcache.last_commit_version()');
+
+	is($t->sql("SELECT mlcache.wait_applied('$version')"), 't', 'weak: applied');
+	is($t->look_up('w:1001'), $t->row('w:1001'), 'weak: fresh once applied');
+	$shortest = time() - $began if time() - $began < $shortest;
+}
+cmp_ok($shortest, '<', 0.9, 'weak: a waiter does not wait for the window');
+
+# ---------- waiting ----------
+
+my $future = 'ffffffff' x 3;
+
+is($t->sql("SELECT mlcache.wait_applied('$future', '100 ms')"), 'f', 'a timeout says false');
+is($t->sql("SELECT mlcache.wait_applied('$future', '0')"), 'f', 'so does none at all');
+my ($status, undef, $err) = $t->node->psql('postgres',
+	"SET statement_timeout = '200ms'; SELECT mlcache.wait_applied('$future', NULL)");
+like($err, qr/statement timeout/, 'waiting for ever can be cancelled');
+is($t->sql("SELECT mlcache.wait_applied(NULL) IS NULL"), 't', 'NULL is NULL');
+
+my $frozen = $t->sql('UPDATE u SET n = n + 1 WHERE id = 1001; SELECT mlcache.last_commit_version()');
+$t->wait_applied;
+$t->redis->freeze;
+my $version = $t->sql('UPDATE u SET n = n + 1 WHERE id = 1001; SELECT mlcache.last_commit_version()');
+is($t->sql("SELECT mlcache.wait_applied('$version', '300 ms')"), 'f', 'Redis does not answer: false');
+is($t->sql("SELECT mlcache.wait_applied('$frozen', '300 ms')"), 't', 'what was applied before: true');
+$t->redis->thaw;
+is($t->sql("SELECT mlcache.wait_applied('$version', '30 s')"), 't', 'it answers again: true');
+
+# a Redis that has lost what it had: what was once applied is so no more
+my $position = $t->log_position;
+$version = $t->sql('UPDATE u SET n = n + 1 WHERE id = 1001; SELECT mlcache.last_commit_version()');
+is($t->sql("SELECT mlcache.wait_applied('$version', '30 s')"), 't', 'applied');
+$t->redis->freeze;
+my $pid = $t->relay_pid;
+$t->sql("SELECT pg_terminate_backend($pid)");
+$t->wait_for('its end', sub { !kill 0, $pid });
+is($t->sql("SELECT mlcache.wait_applied('$version', '100 ms')"), 't', 'still applied without a relay');
+my $later = $t->sql('UPDATE u SET n = n + 1 WHERE id = 1001; SELECT mlcache.last_commit_version()');
+is($t->sql("SELECT mlcache.wait_applied('$later', '100 ms')"), 'f', 'nothing new without one');
+$t->redis->thaw;
+is($t->sql("SELECT mlcache.wait_applied('$later', '30 s')"), 't', 'until it comes back');
+
+# ---------- commits that nobody has flushed ----------
+
+# A WAL writer that sleeps; the relay asks for the flush itself.
+$t->set_conf("wal_writer_delay = '10s'");
+my $writer = $t->sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'");
+kill 'STOP', $writer;
+for my $n (1 .. 5)
+{
+	$version = $t->sql('SET synchronous_commit = off; UPDATE u SET n = n + 1 WHERE id = 1001;'
+		  . 'SELECT mlcache.last_commit_version()');
+	$t->wait_for('an asynchronous commit', sub { $t->look_up('u:1001') eq $t->row('u:1001') });
+	ok(1, "an asynchronous commit arrives while the WAL writer sleeps, $n");
+}
+kill 'CONT', $writer;
+
+# ---------- a weak change before a large transaction that removes the row ----------
+
+$t->sql("CREATE TABLE wr (id int PRIMARY KEY, pad text);"
+	  . "SELECT mlcache.attach('wr', key => 'wr:{id}', action => 'replicate', consistency => 'weak');");
+$t->wait_applied;
+$t->sql("INSERT INTO wr SELECT g, '' FROM generate_series(1, 10) g");
+$t->wait_applied;
+$t->set_conf("mlcache.relay_work_mem = '1MB'");
+$t->sql("UPDATE wr SET pad = 'old' WHERE id <= 10");
+$t->sql("BEGIN; DELETE FROM wr WHERE id <= 10;"
+	  . "INSERT INTO wr SELECT g, repeat('x', 500) FROM generate_series(1001, 6000) g; COMMIT");
+$t->wait_applied;
+is(join(' ', map { $t->redis->command('EXISTS', "wr:$_") } 1 .. 10), '0 0 0 0 0 0 0 0 0 0',
+	'rows that a large transaction removed do not come back');
+is($t->redis->command('EXISTS', map { "wr:$_" } 1001 .. 6000), 5000, 'and its own are all there');
+$t->stop;
+done_testing();
