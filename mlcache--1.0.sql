@@ -162,6 +162,46 @@ COMMENT ON EVENT TRIGGER mlcache_ddl
 IS 'keeps cache rules right when DDL changes their tables';
 
 -- ---------------------------------------------------------------------
+-- Guarded reads
+-- ---------------------------------------------------------------------
+
+CREATE FUNCTION mlcache.get(key text, max_age interval DEFAULT NULL,
+	min_version text DEFAULT NULL)
+RETURNS text
+AS 'MODULE_PATHNAME', 'mlc_sql_get'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION mlcache.get(text, interval, text)
+IS 'what is cached under a key, else the row, which is cached then; NULL where there is no such row; never older than max_age, or than the commit min_version';
+
+CREATE FUNCTION mlcache.mget(keys text[], max_age interval DEFAULT NULL,
+	min_version text DEFAULT NULL)
+RETURNS TABLE (key text, value text)
+AS 'MODULE_PATHNAME', 'mlc_sql_mget'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION mlcache.mget(text[], interval, text)
+IS 'get() for many keys at once, in the order asked for';
+
+CREATE FUNCTION mlcache.get_row(base anyelement, VARIADIC keys "any")
+RETURNS anyelement
+AS 'MODULE_PATHNAME', 'mlc_sql_get_row'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION mlcache.get_row(anyelement, VARIADIC "any")
+IS 'the row of a table as it is cached, found by the columns of the key: get_row(NULL::product, 42)';
+
+CREATE FUNCTION mlcache.exists(key text) RETURNS boolean
+AS 'MODULE_PATHNAME', 'mlc_sql_exists'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION mlcache.exists(text)
+IS 'is there a row for the key? as get() would know';
+
+CREATE FUNCTION mlcache.last_read(OUT source text, OUT version text)
+RETURNS record
+AS 'MODULE_PATHNAME', 'mlc_sql_last_read'
+LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION mlcache.last_read()
+IS 'where this session''s last read came from: L1, L2 (Redis), load (the row, now cached) or row; and the version that a cached value is no older than';
+
+-- ---------------------------------------------------------------------
 -- Reading one's own writes across connections
 -- ---------------------------------------------------------------------
 
@@ -278,6 +318,28 @@ FROM mlcache.rule r
 COMMENT ON VIEW mlcache.stat_rules
 IS 'counters of each rule: decoded events, changes skipped for a NULL in the key, purges';
 
+CREATE FUNCTION mlcache.stat_get_l1(
+	OUT budget bigint, OUT used bigint, OUT lines bigint,
+	OUT line_bytes bigint, OUT payload bigint, OUT hits bigint,
+	OUT misses bigint, OUT fills bigint, OUT refused bigint,
+	OUT evictions bigint, OUT closed bigint)
+RETURNS record
+AS 'MODULE_PATHNAME', 'mlc_stat_get_l1'
+LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION mlcache.stat_get_l1()
+IS 'counters of the cache in shared memory';
+
+CREATE VIEW mlcache.stat_l1 AS
+SELECT budget, used, lines, payload,
+	   round(payload OPERATOR(pg_catalog./) nullif(line_bytes, 0)::numeric, 3) AS payload_share,
+	   hits, misses,
+	   round(hits OPERATOR(pg_catalog./) nullif(hits OPERATOR(pg_catalog.+) misses, 0)::numeric, 4) AS hit_ratio,
+	   fills, refused, evictions, closed
+FROM mlcache.stat_get_l1();
+COMMENT ON VIEW mlcache.stat_l1
+IS 'the cache in this server''s shared memory: bytes, lines, hits; all databases together';
+
+GRANT SELECT ON mlcache.stat_l1 TO pg_monitor, mlcache_admin;
 GRANT SELECT ON mlcache.stat_servers, mlcache.stat_progress, mlcache.stat_rules
 	TO pg_monitor, mlcache_admin;
 
@@ -285,12 +347,12 @@ REVOKE ALL ON FUNCTION
 	mlcache.after_ddl(oid, boolean), mlcache.on_ddl(),
 	mlcache.pause(name), mlcache.resume(name), mlcache.reset_stats(),
 	mlcache.stat_get_servers(), mlcache.stat_get_rules(),
-	mlcache.check_setup()
+	mlcache.stat_get_l1(), mlcache.check_setup()
 FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION mlcache.pause(name), mlcache.resume(name),
 	mlcache.reset_stats() TO mlcache_admin;
 GRANT EXECUTE ON FUNCTION mlcache.stat_get_servers(), mlcache.stat_get_rules(),
-	mlcache.check_setup() TO pg_monitor, mlcache_admin;
+	mlcache.stat_get_l1(), mlcache.check_setup() TO pg_monitor, mlcache_admin;
 
 CREATE FUNCTION mlcache.fault_lock(point text, OUT classid int, OUT objid int)
 RETURNS record

@@ -17,6 +17,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "relay/launcher.h"
+#include "shm/l1.h"
 #include "shm/segment.h"
 
 PG_MODULE_MAGIC;
@@ -30,6 +31,7 @@ _PG_init(void)
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 	mlc_segment_init();
+	mlc_l1_init();
 	mlc_xact_init();
 	mlc_attach_init();
 	mlc_launcher_register();

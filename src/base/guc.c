@@ -22,6 +22,10 @@ int			mlc_slot_max_retained = 16384;
 int			mlc_relay_work_mem = 65536;
 int			mlc_capture_work_mem = 65536;
 int			mlc_reconnect_max = 2000;
+int			mlc_negative_ttl = 30000;
+int			mlc_lease_timeout = 5000;
+int			mlc_lease_wait = 100;
+int			mlc_l1_size = 32768;
 int			mlc_refresh_timeout = 1000;
 bool		mlc_relay_enabled = true;
 char	   *mlc_fault_points = NULL;
@@ -64,6 +68,30 @@ mlc_guc_define(void)
 							NULL,
 							&mlc_reconnect_max, 2000, 10, 60000,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("mlcache.negative_ttl",
+							"How long it is remembered that there is no row, where the rule does not say.",
+							NULL,
+							&mlc_negative_ttl, 30000, 1, PG_INT32_MAX,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("mlcache.lease_timeout",
+							"How long a reader that loads a row may take to fill the cache with it.",
+							"Past it the fill is refused, and another reader may load.",
+							&mlc_lease_timeout, 5000, 1, 3600000,
+							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("mlcache.lease_wait",
+							"How long a read waits for another reader to fill the cache.",
+							"Past it the row is read, and nothing is cached. 0 means not to wait.",
+							&mlc_lease_wait, 100, 0, 3600000,
+							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("mlcache.l1_size",
+							"Shared memory for the cache within this server.",
+							"0 turns it off: every read asks Redis.",
+							&mlc_l1_size, 32768, 0, MAX_KILOBYTES,
+							PGC_POSTMASTER, GUC_UNIT_KB, NULL, NULL, NULL);
 
 	DefineCustomIntVariable("mlcache.refresh_timeout",
 							"How long a loader may take when the relay reloads a document.",

@@ -16,6 +16,10 @@ extern int	mlc_slot_max_retained;	/* MB; -1: no limit */
 extern int	mlc_relay_work_mem; /* kB */
 extern int	mlc_capture_work_mem;	/* kB */
 extern int	mlc_reconnect_max;	/* ms */
+extern int	mlc_negative_ttl;	/* ms */
+extern int	mlc_lease_timeout;	/* ms */
+extern int	mlc_lease_wait;		/* ms */
+extern int	mlc_l1_size;		/* kB; 0: off */
 extern int	mlc_refresh_timeout;	/* ms */
 extern bool mlc_relay_enabled;
 extern char *mlc_fault_points;

@@ -10,21 +10,56 @@
  * The loader runs as the owner of the table in a security-restricted context,
  * whoever asked: the caller's rights are the caller's business to check.
  *
+ * Two keys may find one row ('price:1.0' and 'price:1.00', or citext), but a
+ * change of the row speaks of one of them only.  So besides the payload the
+ * query returns the row's own key columns, from which the key is rendered
+ * again; and of a key whose type knows several texts for one value it is never
+ * said that it has no row.
+ *
+ * Loaders are cached by rule, plan included, until the relation or a schema
+ * changes.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "access/table.h"
+#include "base/fault.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "read/load.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/hsearch.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/pg_locale.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+/* What is prepared for a rule. */
+typedef struct Loader
+{
+	int32		rule;			/* hash key */
+	int64		secret;			/* tells rules apart that have had the same id */
+	bool		valid;
+	int			busy;			/* runs of it under way; not freed meanwhile */
+	Oid			relid;
+	MemoryContext context;		/* of functions */
+	SPIPlanPtr	plan;
+	bool		exact;			/* equal keys have equal texts */
+	Oid			types[MLC_KEY_MAX_COLUMNS];
+	int32		typmods[MLC_KEY_MAX_COLUMNS];
+	Oid			ioparams[MLC_KEY_MAX_COLUMNS];
+	FmgrInfo	input[MLC_KEY_MAX_COLUMNS];
+	FmgrInfo	output[MLC_KEY_MAX_COLUMNS];
+} Loader;
+
+static HTAB *loaders = NULL;
 
 /* Who runs the loader, and with which settings. */
 typedef struct Disguise
@@ -33,14 +68,6 @@ typedef struct Disguise
 	int			sec_context;
 	int			nestlevel;
 } Disguise;
-
-typedef struct KeptPlan
-{
-	int32		rule;			/* hash key */
-	int64		secret;			/* tells rules apart that have had the same id */
-	Oid			types[MLC_KEY_MAX_COLUMNS];
-	SPIPlanPtr	plan;
-} KeptPlan;
 
 static void
 put_on(Disguise *disguise, Relation relation)
@@ -68,87 +95,47 @@ mlc_load_query(MlcRule *rule)
 		return pstrdup(rule->loader);
 
 	initStringInfo(&query);
-	appendStringInfoString(&query,
-						   "SELECT pg_catalog.row_to_json(t) FROM (SELECT ");
-	for (int i = 0; i < rule->ncolumns; i++)
-		appendStringInfo(&query, "%s%s", i > 0 ? ", " : "",
-						 quote_identifier(rule->columns[i]));
 	if (rule->ncolumns == 0)
-		appendStringInfoChar(&query, '*');
-	appendStringInfo(&query, " FROM %s%s",
+		appendStringInfoString(&query, "SELECT pg_catalog.row_to_json(r.*)");
+	else
+	{
+		appendStringInfoString(&query,
+							   "SELECT (SELECT pg_catalog.row_to_json(t.*) FROM (SELECT ");
+		for (int i = 0; i < rule->ncolumns; i++)
+			appendStringInfo(&query, "%sr.%s", i > 0 ? ", " : "",
+							 quote_identifier(rule->columns[i]));
+		appendStringInfoString(&query, ") t)");
+	}
+	for (int i = 0; i < rule->template->ncolumns; i++)
+		appendStringInfo(&query, ", r.%s",
+						 quote_identifier(rule->template->columns[i]));
+	appendStringInfo(&query, " FROM %s%s r",
 					 get_rel_relkind(rule->relid) == RELKIND_PARTITIONED_TABLE ?
 					 "" : "ONLY ",
 					 quote_qualified_identifier(get_namespace_name(get_rel_namespace(rule->relid)),
 												get_rel_name(rule->relid)));
 	for (int i = 0; i < rule->template->ncolumns; i++)
-		appendStringInfo(&query, " %s %s OPERATOR(pg_catalog.=) $%d",
+		appendStringInfo(&query, " %s r.%s OPERATOR(pg_catalog.=) $%d",
 						 i > 0 ? "AND" : "WHERE",
 						 quote_identifier(rule->template->columns[i]), i + 1);
-	appendStringInfoString(&query, ") t");
 	return query.data;
 }
 
-/* The types of the loader's parameters: those of the key's columns. */
-static void
-parameter_types(MlcRule *rule, MlcBinding *binding, Relation relation,
-				Oid *types)
+static SPIPlanPtr
+prepare(MlcRule *rule, MlcBinding *binding, Relation relation)
 {
+	Oid			types[MLC_KEY_MAX_COLUMNS];
+	SPIPlanPtr	plan;
+
 	for (int i = 0; i < rule->template->ncolumns; i++)
 		types[i] = TupleDescAttr(RelationGetDescr(relation),
 								 binding->attnums[i] - 1)->atttypid;
-}
-
-static SPIPlanPtr
-prepare(MlcRule *rule, const Oid *types)
-{
-	SPIPlanPtr	plan;
-
-	plan = SPI_prepare(mlc_load_query(rule), rule->template->ncolumns,
-					   (Oid *) types);
+	plan = SPI_prepare(mlc_load_query(rule), rule->template->ncolumns, types);
 	if (plan == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("could not prepare the loader of cache rule %d: %s",
 						rule->id, SPI_result_code_string(SPI_result))));
-	return plan;
-}
-
-/*
- * The loader's plan, kept by this process.  A rule never changes, but a
- * column's type may: then the plan is made anew.
- */
-static SPIPlanPtr
-kept_plan(MlcRule *rule, MlcBinding *binding, Relation relation)
-{
-	static HTAB *plans = NULL;
-	Oid			types[MLC_KEY_MAX_COLUMNS] = {InvalidOid};
-	KeptPlan   *kept;
-	SPIPlanPtr	plan;
-	bool		found;
-
-	if (plans == NULL)
-	{
-		HASHCTL		ctl;
-
-		memset(&ctl, 0, sizeof(ctl));
-		ctl.keysize = sizeof(int32);
-		ctl.entrysize = sizeof(KeptPlan);
-		plans = hash_create("mlcache loaders", 32, &ctl, HASH_ELEM | HASH_BLOBS);
-	}
-	parameter_types(rule, binding, relation, types);
-	kept = hash_search(plans, &rule->id, HASH_FIND, NULL);
-	if (kept && kept->secret == rule->secret &&
-		memcmp(kept->types, types, sizeof(types)) == 0)
-		return kept->plan;
-
-	plan = prepare(rule, types);
-	SPI_keepplan(plan);
-	kept = hash_search(plans, &rule->id, HASH_ENTER, &found);
-	if (found)
-		SPI_freeplan(kept->plan);
-	kept->secret = rule->secret;
-	memcpy(kept->types, types, sizeof(types));
-	kept->plan = plan;
 	return plan;
 }
 
@@ -170,14 +157,12 @@ mlc_load_check(MlcRule *rule)
 	Relation	relation = table_open(rule->relid, AccessShareLock);
 	MlcBinding	binding;
 	Disguise	disguise;
-	Oid			types[MLC_KEY_MAX_COLUMNS];
 	SPIPlanPtr	plan;
 
 	bind(rule, relation, &binding);
 	put_on(&disguise, relation);
 	SPI_connect();
-	parameter_types(rule, &binding, relation, types);
-	plan = prepare(rule, types);
+	plan = prepare(rule, &binding, relation);
 	if (SPI_is_cursor_plan(plan) == false)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -187,80 +172,313 @@ mlc_load_check(MlcRule *rule)
 	table_close(relation, NoLock);
 }
 
+/* ---- the cache of loaders ---- */
+
+static void
+relation_changed(Datum arg, Oid relid)
+{
+	HASH_SEQ_STATUS status;
+	Loader	   *loader;
+
+	hash_seq_init(&status, loaders);
+	while ((loader = hash_seq_search(&status)) != NULL)
+		if (!OidIsValid(relid) || loader->relid == relid)
+			loader->valid = false;
+}
+
+static void
+schema_changed(Datum arg, int cacheid, uint32 hash)
+{
+	relation_changed(arg, InvalidOid);
+}
+
+static void
+init(void)
+{
+	HASHCTL		ctl;
+
+	memset(&ctl, 0, sizeof(ctl));
+	ctl.keysize = sizeof(int32);
+	ctl.entrysize = sizeof(Loader);
+	ctl.hcxt = CacheMemoryContext;
+	loaders = hash_create("mlcache loaders", 64, &ctl,
+						  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	CacheRegisterRelcacheCallback(relation_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(NAMESPACEOID, schema_changed, (Datum) 0);
+}
+
+/* Has every value of the type one text, so that "=" means the same letters? */
+static bool
+is_exact(Oid type, Oid collation)
+{
+	switch (type)
+	{
+		case BOOLOID:
+		case CHAROID:
+		case NAMEOID:
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+		case OIDOID:
+		case UUIDOID:
+		case BYTEAOID:
+		case DATEOID:
+		case TIMEOID:
+		case TIMESTAMPOID:
+		case TIMESTAMPTZOID:
+		case MACADDROID:
+			return true;
+		case TEXTOID:
+		case VARCHAROID:
+			return !OidIsValid(collation) ||
+				get_collation_isdeterministic(collation);
+		default:
+			return get_typtype(type) == TYPTYPE_ENUM;
+	}
+}
+
+/* Prepares; in the disguise, connected to SPI. */
+static void
+fill_loader(Loader *loader, MlcRule *rule, Relation relation)
+{
+	MlcBinding	binding;
+
+	bind(rule, relation, &binding);
+	if (loader->context == NULL)
+		loader->context = AllocSetContextCreate(CacheMemoryContext,
+												"mlcache loader",
+												ALLOCSET_SMALL_SIZES);
+	else if (loader->busy == 0)
+		MemoryContextReset(loader->context);
+	if (loader->plan && loader->busy == 0)
+		SPI_freeplan(loader->plan);
+	loader->plan = NULL;
+	loader->secret = rule->secret;
+	loader->relid = rule->relid;
+	loader->exact = true;
+
+	/* an invalidation that comes in from here on must not be lost */
+	loader->valid = true;
+	PG_TRY();
+	{
+		for (int i = 0; i < rule->template->ncolumns; i++)
+		{
+			Form_pg_attribute att = TupleDescAttr(RelationGetDescr(relation),
+												  binding.attnums[i] - 1);
+			Oid			function;
+			bool		varlena;
+
+			loader->types[i] = att->atttypid;
+			loader->typmods[i] = att->atttypmod;
+			loader->exact = loader->exact &&
+				is_exact(att->atttypid, att->attcollation);
+			getTypeInputInfo(att->atttypid, &function, &loader->ioparams[i]);
+			fmgr_info_cxt(function, &loader->input[i], loader->context);
+			getTypeOutputInfo(att->atttypid, &function, &varlena);
+			fmgr_info_cxt(function, &loader->output[i], loader->context);
+		}
+		loader->plan = prepare(rule, &binding, relation);
+		SPI_keepplan(loader->plan);
+	}
+	PG_CATCH();
+	{
+		loader->valid = false;
+		loader->plan = NULL;
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+}
+
+/* The loader of a rule whose relation is open. */
+static Loader *
+find_loader(MlcRule *rule, Relation relation)
+{
+	Loader	   *loader;
+	bool		found;
+
+	loader = hash_search(loaders, &rule->id, HASH_ENTER, &found);
+	if (!found)
+		memset((char *) loader + sizeof(loader->rule), 0,
+			   sizeof(Loader) - sizeof(loader->rule));
+	if (!loader->valid || loader->secret != rule->secret)
+		fill_loader(loader, rule, relation);
+	return loader;
+}
+
+/* ---- loading ---- */
+
+/*
+ * Is the key what rendering makes of these values?  A text that its type
+ * writes otherwise ('042') is no key of ours.
+ */
+static bool
+renders_again(MlcRule *rule, char **texts, const char *key, uint32 keylen)
+{
+	StringInfoData again;
+	bool		same;
+
+	initStringInfo(&again);
+	same = mlc_key_render(rule->template, (const char *const *) texts,
+						  &again) == MLC_RENDER_OK &&
+		again.len == (int) keylen && memcmp(again.data, key, keylen) == 0;
+	pfree(again.data);
+	return same;
+}
+
+/* Runs the query; *own tells whether the row's own key is this one. */
+static MlcLoad
+run(Loader *loader, MlcRule *rule, const char *key, uint32 keylen,
+	Datum *values, MemoryContext caller, char **payload, uint32 *payloadlen,
+	bool *own)
+{
+	MlcLoad		result = MLC_LOAD_ABSENT;
+	int			rc;
+
+	loader->busy++;
+	PG_TRY();
+	{
+		rc = SPI_execute_snapshot(loader->plan, values, NULL,
+								  GetActiveSnapshot(), InvalidSnapshot, true,
+								  false, 2);
+	}
+	PG_FINALLY();
+	{
+		loader->busy--;
+	}
+	PG_END_TRY();
+	if (rc != SPI_OK_SELECT)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("the loader of cache rule %d failed: %s",
+						rule->id, SPI_result_code_string(rc))));
+	if (SPI_processed > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_CARDINALITY_VIOLATION),
+				 errmsg("the loader of cache rule %d returned more than one row",
+						rule->id)));
+	*own = loader->exact;
+	if (SPI_processed == 1)
+	{
+		HeapTuple	tuple = SPI_tuptable->vals[0];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+		char	   *text = SPI_getvalue(tuple, desc, 1);
+
+		if (rule->loader == NULL && !loader->exact)
+		{
+			char	   *texts[MLC_KEY_MAX_COLUMNS];
+
+			for (int i = 0; i < rule->template->ncolumns; i++)
+				texts[i] = SPI_getvalue(tuple, desc, i + 2);
+			*own = renders_again(rule, texts, key, keylen);
+		}
+		if (text)
+		{
+			*payloadlen = strlen(text);
+			*payload = MemoryContextAllocHuge(caller, *payloadlen + 1);
+			memcpy(*payload, text, *payloadlen + 1);
+			result = MLC_LOAD_FOUND;
+		}
+	}
+	return result;
+}
+
+static MlcLoad
+load(MlcRule *rule, const char *key, uint32 keylen, bool anyway,
+	 char **payload, uint32 *payloadlen, bool *own)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	Relation	relation;
+	Disguise	disguise;
+	Loader	   *loader;
+	char	   *texts[MLC_KEY_MAX_COLUMNS];
+	Datum		values[MLC_KEY_MAX_COLUMNS];
+	MlcLoad		result = MLC_LOAD_FOREIGN;
+	bool		canonical;
+
+	*own = false;
+	if (!mlc_key_match(rule->template, key, keylen, texts))
+		return MLC_LOAD_FOREIGN;
+
+	if (loaders == NULL)
+		init();
+	relation = table_open(rule->relid, AccessShareLock);
+	put_on(&disguise, relation);
+	SPI_connect();
+	loader = find_loader(rule, relation);
+	for (int i = 0; i < rule->template->ncolumns; i++)
+	{
+		values[i] = InputFunctionCall(&loader->input[i], texts[i],
+									  loader->ioparams[i], loader->typmods[i]);
+		texts[i] = OutputFunctionCall(&loader->output[i], values[i]);
+	}
+	canonical = renders_again(rule, texts, key, keylen) ||
+		MLC_FAULT_SKIP("load-canonical");
+	if (canonical || anyway)
+	{
+		bool		row_says = false;
+
+		result = run(loader, rule, key, keylen, values, caller, payload,
+					 payloadlen, &row_says);
+		*own = (canonical && row_says) || MLC_FAULT_SKIP("load-canonical");
+	}
+	SPI_finish();
+	take_off(&disguise);
+	table_close(relation, NoLock);
+	return result;
+}
+
 MlcLoad
 mlc_load_key(MlcRule *rule, const char *key, uint32 keylen,
 			 char **payload, uint32 *payloadlen)
 {
-	MemoryContext caller = CurrentMemoryContext;
+	bool		own;
+	MlcLoad		result = load(rule, key, keylen, false, payload, payloadlen,
+							  &own);
+
+	return own ? result : MLC_LOAD_FOREIGN;
+}
+
+MlcLoad
+mlc_load_row(MlcRule *rule, const char *key, uint32 keylen,
+			 char **payload, uint32 *payloadlen, bool *own)
+{
+	return load(rule, key, keylen, true, payload, payloadlen, own);
+}
+
+bool
+mlc_load_render(MlcRule *rule, char **texts, StringInfo key, bool *isnull)
+{
 	Relation	relation;
-	MlcBinding	binding;
 	Disguise	disguise;
-	char	   *texts[MLC_KEY_MAX_COLUMNS];
-	Datum		values[MLC_KEY_MAX_COLUMNS];
-	MlcLoad		result = MLC_LOAD_ABSENT;
-	StringInfoData again;
-	const char *rendered[MLC_KEY_MAX_COLUMNS];
+	Loader	   *loader;
+	MemoryContext caller = CurrentMemoryContext;
+	MlcRender	rendered;
 
-	if (!mlc_key_match(rule->template, key, keylen, texts))
-		return MLC_LOAD_FOREIGN;
-
+	*isnull = false;
+	for (int i = 0; i < rule->template->ncolumns; i++)
+		*isnull |= texts[i] == NULL;
+	if (*isnull)
+		return false;
+	if (loaders == NULL)
+		init();
 	relation = table_open(rule->relid, AccessShareLock);
-	bind(rule, relation, &binding);
 	put_on(&disguise, relation);
-
-	/* a text that its type writes otherwise ('042') is no key of ours */
+	SPI_connect();
+	loader = find_loader(rule, relation);
 	for (int i = 0; i < rule->template->ncolumns; i++)
 	{
-		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(relation),
-											  binding.attnums[i] - 1);
-		Oid			function,
-					ioparam;
-		bool		varlena;
+		Datum		value = InputFunctionCall(&loader->input[i], texts[i],
+											  loader->ioparams[i],
+											  loader->typmods[i]);
 
-		getTypeInputInfo(att->atttypid, &function, &ioparam);
-		values[i] = OidInputFunctionCall(function, texts[i], ioparam,
-										 att->atttypmod);
-		getTypeOutputInfo(att->atttypid, &function, &varlena);
-		rendered[i] = OidOutputFunctionCall(function, values[i]);
+		texts[i] = MemoryContextStrdup(caller,
+									   OutputFunctionCall(&loader->output[i],
+														  value));
 	}
-	initStringInfo(&again);
-	if (mlc_key_render(rule->template, rendered, &again) != MLC_RENDER_OK ||
-		again.len != (int) keylen || memcmp(again.data, key, keylen) != 0)
-		result = MLC_LOAD_FOREIGN;
-	else
-	{
-		SPIPlanPtr	plan;
-		int			rc;
-
-		SPI_connect();
-		plan = kept_plan(rule, &binding, relation);
-		rc = SPI_execute_snapshot(plan, values, NULL, GetActiveSnapshot(),
-								  InvalidSnapshot, true, false, 2);
-		if (rc != SPI_OK_SELECT)
-			ereport(ERROR,
-					(errcode(ERRCODE_INTERNAL_ERROR),
-					 errmsg("the loader of cache rule %d failed: %s",
-							rule->id, SPI_result_code_string(rc))));
-		if (SPI_processed > 1)
-			ereport(ERROR,
-					(errcode(ERRCODE_CARDINALITY_VIOLATION),
-					 errmsg("the loader of cache rule %d returned more than one row",
-							rule->id)));
-		if (SPI_processed == 1)
-		{
-			char	   *text = SPI_getvalue(SPI_tuptable->vals[0],
-											SPI_tuptable->tupdesc, 1);
-
-			if (text)
-			{
-				*payloadlen = strlen(text);
-				*payload = MemoryContextStrdup(caller, text);
-				result = MLC_LOAD_FOUND;
-			}
-		}
-		SPI_finish();
-	}
+	SPI_finish();
 	take_off(&disguise);
 	table_close(relation, NoLock);
-	return result;
+	rendered = mlc_key_render(rule->template, (const char *const *) texts, key);
+	*isnull = rendered == MLC_RENDER_NULL;
+	return rendered == MLC_RENDER_OK;
 }

@@ -29,6 +29,23 @@ typedef enum MlcLoad
 extern MlcLoad mlc_load_key(MlcRule *rule, const char *key, uint32 keylen,
 							char **payload, uint32 *payloadlen);
 
+/*
+ * The same, but also reads what may not be cached: a key that its types write
+ * otherwise ('product:042'), or that finds the row of another key.  *own tells
+ * whether the result may be cached under this key.  MLC_LOAD_FOREIGN: no key
+ * of this rule.  Raises 22P02 and the like for what the types refuse.
+ */
+extern MlcLoad mlc_load_row(MlcRule *rule, const char *key, uint32 keylen,
+							char **payload, uint32 *payloadlen, bool *own);
+
+/*
+ * Appends the key that these texts of the template's columns come to, as the
+ * columns' types write them.  False: there is none (*isnull: one is NULL) or
+ * it is too long.  texts is overwritten.
+ */
+extern bool mlc_load_render(MlcRule *rule, char **texts, StringInfo key,
+							bool *isnull);
+
 /* The query of a rule's loader, in the current context. */
 extern char *mlc_load_query(MlcRule *rule);
 

@@ -15,10 +15,12 @@
 #include "access/xact.h"
 #include "base/fault.h"
 #include "base/guc.h"
+#include "base/wal.h"
 #include "miscadmin.h"
 #include "relay/refresh.h"
 #include "relay/relay.h"
 #include "relay/slot.h"
+#include "shm/l1.h"
 #include "storage/lmgr.h"
 #include "storage/procarray.h"
 #include "utils/resowner.h"
@@ -86,6 +88,94 @@ safe_end(MlcVersion end)
 	return end;
 }
 
+/* ---- what readers of this server may use ---- */
+
+void
+mlc_flow_sample_age(void)
+{
+	if (mlc_relay->age_lsn != InvalidXLogRecPtr)
+		return;
+	mlc_relay->age_at = GetCurrentTimestamp();
+
+	/* what is visible by now has its commit record before this */
+	mlc_relay->age_lsn = mlc_wal_insert_end();
+}
+
+/*
+ * Tells readers what every server has applied: unlike applied_lsn, of servers
+ * that were given up, too, since readers may still reach them.
+ */
+static void
+tell_readers(void)
+{
+	XLogRecPtr	lowest = mlc_relay->position.lsn;
+
+	for (int i = 0; i < mlc_relay->ntargets; i++)
+	{
+		if (!mlc_target_is_live(mlc_relay->targets[i]))
+			return;
+		lowest = Min(lowest, mlc_relay->targets[i]->applied.lsn);
+	}
+	pg_atomic_write_u64(&mlc_relay->shared->safe_lsn, lowest);
+	if (mlc_relay->age_lsn != InvalidXLogRecPtr && lowest >= mlc_relay->age_lsn)
+	{
+		pg_atomic_write_u64(&mlc_relay->shared->fresh_at,
+							(uint64) mlc_relay->age_at);
+		mlc_relay->age_lsn = InvalidXLogRecPtr;
+	}
+}
+
+void
+mlc_flow_forget_l1(void)
+{
+	mlc_l1_shut(mlc_relay->shared);
+	mlc_relay->l1_open = false;
+	pg_atomic_write_u64(&mlc_relay->shared->safe_lsn, 0);
+	pg_atomic_write_u64(&mlc_relay->shared->fresh_at, 0);
+	mlc_relay->age_lsn = InvalidXLogRecPtr;
+}
+
+void
+mlc_flow_serve_l1(void)
+{
+	bool		live = mlc_flow_any_live();
+
+	if (mlc_relay->l1_open && !live)
+	{
+		mlc_l1_shut(mlc_relay->shared);
+		mlc_relay->l1_open = false;
+	}
+	else if (!mlc_relay->l1_open && live && !mlc_relay->in_flight)
+	{
+		mlc_l1_open(mlc_relay->shared);
+		mlc_relay->l1_open = true;
+	}
+}
+
+/* Before the first command of a batch to any server. */
+static void
+close_l1(MlcBatch *batch)
+{
+	if (batch->purges != NIL)
+	{
+		mlc_l1_shut(mlc_relay->shared);
+		mlc_relay->l1_open = false;
+	}
+	for (int i = 0; i < batch->nevents; i++)
+		if (!batch->events[i].dead)
+			mlc_l1_close_key(mlc_relay->shared, batch->events[i].key,
+							 batch->events[i].keylen);
+}
+
+/* After the last reply to a batch. */
+static void
+open_l1(void)
+{
+	if (mlc_relay->l1_open)
+		mlc_l1_open(mlc_relay->shared);
+	mlc_flow_serve_l1();
+}
+
 /* Tells waiters in shared memory how far all live targets are. */
 static void
 show_progress(void)
@@ -93,6 +183,7 @@ show_progress(void)
 	uint64		lowest = PG_UINT64_MAX;
 	uint64		before = pg_atomic_read_u64(&mlc_relay->shared->applied_lsn);
 
+	tell_readers();
 	for (int i = 0; i < mlc_relay->ntargets; i++)
 	{
 		MlcTarget  *target = mlc_relay->targets[i];
@@ -122,6 +213,7 @@ mlc_flow_poll(void)
 	if (!mlc_relay->in_flight || !all_idle())
 		return;
 	mlc_relay->in_flight = false;
+	open_l1();
 	for (int i = 0; i < mlc_relay->ntargets; i++)
 		if (mlc_target_is_live(mlc_relay->targets[i]))
 			mlc_target_advance(mlc_relay->targets[i], mlc_relay->flight_end,
@@ -152,6 +244,7 @@ static void
 send_batch(MlcBatch *batch, MlcVersion end)
 {
 	mlc_flow_finish();
+	close_l1(batch);
 	for (int i = 0; i < mlc_relay->ntargets; i++)
 		if (mlc_target_is_live(mlc_relay->targets[i]))
 			(void) mlc_target_send(mlc_relay->targets[i], batch);

@@ -140,7 +140,10 @@ fill(MlcTarget *target, Wish *wish, const char *token, MlcRule *rule,
 	mlc_command_add(&cmd, wish->key, wish->keylen);
 	mlc_command_add_cstr(&cmd, token);
 	mlc_command_add(&cmd, absent ? "" : payload, absent ? 0 : payloadlen);
-	mlc_command_add_int(&cmd, absent ? rule->negative_ttl : rule->ttl);
+	if (absent && rule->negative_ttl == 0)
+		mlc_command_add_int(&cmd, mlc_negative_ttl);
+	else
+		mlc_command_add_int(&cmd, absent ? rule->negative_ttl : rule->ttl);
 	mlc_command_add_cstr(&cmd, lo);
 	mlc_command_add_cstr(&cmd, hi);
 	mlc_command_add_cstr(&cmd, absent ? "1" : "0");

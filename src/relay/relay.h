@@ -60,6 +60,11 @@ typedef struct MlcRelay
 	MlcVersion	flight_end;		/* applied once all replies are good */
 	TimestampTz flight_committed;
 
+	/* what readers of this server may use */
+	bool		l1_open;
+	TimestampTz age_at;			/* what was visible then lies before age_lsn */
+	XLogRecPtr	age_lsn;		/* invalid: none is waited for */
+
 	/* housekeeping */
 	MlcMark    *marks;
 	int			nmarks;
@@ -97,6 +102,15 @@ extern void mlc_flow_dispatch(void);
 /* Publishes progress that no batch has carried, and the heartbeat. */
 extern void mlc_flow_publish(void);
 extern bool mlc_flow_any_live(void);
+
+/* Begins to measure how old what is applied may be. */
+extern void mlc_flow_sample_age(void);
+
+/* A server came: what L1 and the age took for granted no longer holds. */
+extern void mlc_flow_forget_l1(void);
+
+/* L1 serves while there is a server to keep it coherent with. */
+extern void mlc_flow_serve_l1(void);
 
 /* ---- upkeep.c ---- */
 

@@ -184,10 +184,13 @@ mlc_upkeep_connect(void)
 		/* a purge takes time; what others have in flight comes first */
 		mlc_flow_finish();
 		if (mlc_target_connect(target, mlc_relay->position, mlc_slot_confirmed(),
-							   mlc_relay->rules) &&
-			mlc_version_compare(target->applied, mlc_relay->position) < 0 &&
-			!MLC_FAULT_SKIP("relay-rewind"))
-			mlc_relay->rewind = true;
+							   mlc_relay->rules))
+		{
+			mlc_flow_forget_l1();
+			if (mlc_version_compare(target->applied, mlc_relay->position) < 0 &&
+				!MLC_FAULT_SKIP("relay-rewind"))
+				mlc_relay->rewind = true;
+		}
 		MemoryContextSwitchTo(mlc_relay->scratch);
 	}
 }

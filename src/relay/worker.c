@@ -31,6 +31,7 @@
 #include "relay/relay.h"
 #include "relay/slot.h"
 #include "relay/worker.h"
+#include "shm/l1.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/procsignal.h"
@@ -184,6 +185,10 @@ forget_me(int code, Datum arg)
 {
 	MlcRelayShared *shared = &mlc_shared->relays[DatumGetInt32(arg)];
 
+	/* from now on nobody removes what changes */
+	mlc_l1_shut(shared);
+	pg_atomic_write_u64(&shared->safe_lsn, 0);
+	pg_atomic_write_u64(&shared->fresh_at, 0);
 	LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
 	shared->pid = 0;
 	shared->latch = NULL;
@@ -246,6 +251,7 @@ init_relay(int number)
 	mlc_relay->weak = mlc_batch_create(mlc_relay->context, "weak");
 
 	mlc_upkeep_init();
+	mlc_flow_forget_l1();
 
 	LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
 	mlc_relay->shared->pid = MyProcPid;
@@ -263,6 +269,8 @@ turn(void)
 	mlc_upkeep_connect();
 	if (mlc_relay->rewind)
 		rewind_now();
+	mlc_flow_serve_l1();
+	mlc_flow_sample_age();
 
 	if (!mlc_flow_any_live())
 	{

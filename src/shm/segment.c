@@ -56,6 +56,8 @@ startup(void)
 			pg_atomic_init_u64(&relay->want_lsn, 0);
 			pg_atomic_init_u64(&relay->decoded_lsn, 0);
 			pg_atomic_init_u64(&relay->applied_lsn, 0);
+			pg_atomic_init_u64(&relay->safe_lsn, 0);
+			pg_atomic_init_u64(&relay->fresh_at, 0);
 			pg_atomic_init_u32(&relay->generation, 0);
 			pg_atomic_init_u32(&relay->hurry, 0);
 			ConditionVariableInit(&relay->progress);

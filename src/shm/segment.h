@@ -70,6 +70,10 @@ typedef struct MlcRelayShared
 	pg_atomic_uint64 want_lsn;	/* highest commit end of any backend */
 	pg_atomic_uint64 decoded_lsn;	/* relay: visible-waited position */
 	pg_atomic_uint64 applied_lsn;	/* relay: minimum over its targets */
+	pg_atomic_uint64 safe_lsn;	/* relay: every server without exception has
+								 * applied all before; 0: unknown */
+	pg_atomic_uint64 fresh_at;	/* relay: the same for all commits visible at
+								 * this time; 0: unknown */
 	pg_atomic_uint32 generation;	/* bumped to make the relay reload */
 	pg_atomic_uint32 hurry;		/* waiters want weak changes now */
 	TimeLineID	tli;			/* relay; lock */

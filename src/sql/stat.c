@@ -19,6 +19,7 @@
 #include "redis/script.h"
 #include "redis/server.h"
 #include "relay/slot.h"
+#include "shm/l1.h"
 #include "shm/segment.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -178,6 +179,7 @@ mlc_reset_stats(PG_FUNCTION_ARGS)
 		pg_atomic_write_u64(&stat->null_keys, 0);
 		pg_atomic_write_u64(&stat->purges, 0);
 	}
+	mlc_l1_reset_stat();
 	PG_RETURN_VOID();
 }
 

@@ -1,0 +1,47 @@
+/*-------------------------------------------------------------------------
+ *
+ * read/link.h
+ *	  This backend's own connection to each Redis that it reads from.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef MLC_READ_LINK_H
+#define MLC_READ_LINK_H
+
+#include "postgres.h"
+
+#include "model/rule.h"
+#include "redis/conn.h"
+
+typedef struct MlcLink
+{
+	Oid			serverid;		/* hash key */
+	bool		stale;			/* the server or a mapping has changed */
+	MemoryContext context;		/* of conn and ns; NULL: not loaded */
+	MlcConn    *conn;
+	char	   *ns;				/* namespace of the state key */
+	TimestampTz retry_at;		/* not tried before; 0: no failure */
+	int			pause;			/* ms, the last one */
+} MlcLink;
+
+/* The server that reads of this rule ask: its first.  NULL: there is none. */
+extern MlcLink *mlc_link_find(MlcRule *rule);
+
+/*
+ * Is it connected, now or after a try?  After a failure nobody tries for a
+ * pause that grows up to mlcache.reconnect_max, and is ten times as long as
+ * the failure took: a server that does not answer costs a tenth of the time at
+ * most.  Never throws for trouble with the network.
+ */
+extern bool mlc_link_open(MlcLink *link);
+
+/* The connection failed.  Pauses, unless it had merely been idle too long. */
+extern void mlc_link_fail(MlcLink *link);
+
+/* It answered: the next failure begins with the shortest pause again. */
+extern void mlc_link_good(MlcLink *link);
+
+/* Forgets what an interrupted predecessor was to be answered; false: lost. */
+extern bool mlc_link_drain(MlcLink *link);
+
+#endif							/* MLC_READ_LINK_H */

@@ -1,0 +1,540 @@
+/*-------------------------------------------------------------------------
+ *
+ * shm/l1.c
+ *	  L1: the cache in this server's shared memory.
+ *
+ * The memory is cut into partitions by the hash of the key, each a store
+ * (shm/store.c) with a lock: hits take it in share mode.
+ *
+ * Coherence is the reader's rule of Redis in small.  A reader takes a ticket
+ * before it asks L2 or the row, and fills only if the ticket is still good.
+ * Tickets stand in a table of the partition, one a slot: a newer one of the
+ * same slot makes an older one void, so none can be forgotten.  The relay, for
+ * each key of a batch: sets the key's bit in a filter of its database (no
+ * tickets are given for keys whose bit is set), then removes the line and the
+ * ticket.  That comes before the first command to any Redis; the filter is
+ * emptied when all replies are in.  So a copy of what Redis held before the
+ * batch cannot come in: its ticket was taken before the key was closed and is
+ * void, or after it was opened, and then Redis no longer holds it.  Two keys
+ * that share a bit cost a fill, nothing else.
+ *
+ * What concerns a whole database (purge of a rule, a Redis that comes or goes,
+ * start and end of the relay) shuts its L1: a flag, and an epoch that every
+ * line and ticket carries.  Lines of another epoch are not found, and are the
+ * first to go.
+ *
+ * L1 is open only while a relay runs that has a Redis: without one nobody
+ * would ever remove a line.
+ *
+ * Lock order: a partition's lock is a leaf; a process holds one at a time.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <time.h>
+
+#include "base/fault.h"
+#include "base/guc.h"
+#include "common/hashfn.h"
+#include "miscadmin.h"
+#include "shm/l1.h"
+#include "shm/store.h"
+#include "storage/ipc.h"
+#include "storage/lwlock.h"
+#include "storage/proc.h"
+#include "storage/shmem.h"
+
+#define TRANCHE "mlcache_l1"
+#define MAX_PARTITIONS 64
+#define PARTITION_SIZE (4 * 1024 * 1024)	/* at least, where there are many */
+#define TICKETS 256				/* a partition */
+#define FILTER_BITS 32768		/* a database; a batch has 4096 keys */
+#define STRIPES 16				/* of counters */
+
+typedef struct Ticket
+{
+	uint64		hash;
+	uint64		token;			/* 0: free */
+} Ticket;
+
+/* Fields of a partition are written under its lock. */
+typedef struct Partition
+{
+	uint64		last_token;
+	uint64		closed;			/* lines that the relay removed */
+	Ticket		tickets[TICKETS];
+	uint32		store;			/* offset from the partition */
+} Partition;
+
+/* One database; the relay of it writes. */
+typedef struct Database
+{
+	pg_atomic_uint32 epoch;
+	pg_atomic_uint32 is_open;
+	uint8		filter[FILTER_BITS / 8];
+} Database;
+
+/* Counters of the processes that share a stripe. */
+typedef struct Stripe
+{
+	pg_atomic_uint64 hits;
+	pg_atomic_uint64 misses;
+	pg_atomic_uint64 fills;
+	pg_atomic_uint64 refused;
+	char		pad[PG_CACHE_LINE_SIZE - 4 * sizeof(pg_atomic_uint64)];
+} Stripe;
+
+typedef struct L1
+{
+	LWLockPadded *locks;
+	int			npartitions;	/* a power of two */
+	Size		budget;
+	Size		partition_size;
+	Size		partitions;		/* offset of the first */
+	Stripe		stripes[STRIPES];
+	Database	databases[MLC_MAX_RELAYS];
+} L1;
+
+static L1  *l1 = NULL;
+static shmem_request_hook_type prev_shmem_request_hook = NULL;
+static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
+
+/* ---- layout ---- */
+
+static int
+count_partitions(void)
+{
+	int			n = 1;
+
+	while (n < MAX_PARTITIONS &&
+		   (Size) mlc_l1_size * 1024 / (n * 2) >= PARTITION_SIZE)
+		n *= 2;
+	return n;
+}
+
+/* Below this there is no room for a store worth the name. */
+static Size
+l1_bytes(void)
+{
+	Size		bytes = (Size) mlc_l1_size * 1024;
+
+	if (bytes == 0)
+		return 0;
+	return Max(bytes, MAXALIGN(sizeof(L1)) + 256 * 1024);
+}
+
+static void
+request(void)
+{
+	if (prev_shmem_request_hook)
+		prev_shmem_request_hook();
+	if (mlc_l1_size == 0)
+		return;
+	RequestAddinShmemSpace(l1_bytes());
+	RequestNamedLWLockTranche(TRANCHE, count_partitions());
+}
+
+static Partition *
+partition_at(int i)
+{
+	return (Partition *) ((char *) l1 + l1->partitions + i * l1->partition_size);
+}
+
+static inline MlcStore *
+store_of(Partition *partition)
+{
+	return (MlcStore *) ((char *) partition + partition->store);
+}
+
+static void
+startup(void)
+{
+	bool		found;
+
+	if (prev_shmem_startup_hook)
+		prev_shmem_startup_hook();
+	if (mlc_l1_size == 0)
+		return;
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	l1 = ShmemInitStruct("mlcache L1", l1_bytes(), &found);
+	if (!found)
+	{
+		memset(l1, 0, sizeof(L1));
+		l1->locks = GetNamedLWLockTranche(TRANCHE);
+		l1->npartitions = count_partitions();
+		l1->budget = l1_bytes();
+		l1->partitions = TYPEALIGN(PG_CACHE_LINE_SIZE, sizeof(L1));
+		l1->partition_size = TYPEALIGN_DOWN(PG_CACHE_LINE_SIZE,
+											(l1->budget - l1->partitions) / l1->npartitions);
+		for (int i = 0; i < STRIPES; i++)
+		{
+			pg_atomic_init_u64(&l1->stripes[i].hits, 0);
+			pg_atomic_init_u64(&l1->stripes[i].misses, 0);
+			pg_atomic_init_u64(&l1->stripes[i].fills, 0);
+			pg_atomic_init_u64(&l1->stripes[i].refused, 0);
+		}
+		for (int i = 0; i < MLC_MAX_RELAYS; i++)
+		{
+			pg_atomic_init_u32(&l1->databases[i].epoch, 1);
+			pg_atomic_init_u32(&l1->databases[i].is_open, 0);
+		}
+		for (int i = 0; i < l1->npartitions; i++)
+		{
+			Partition  *partition = partition_at(i);
+
+			memset(partition, 0, sizeof(Partition));
+			partition->store = MAXALIGN(sizeof(Partition));
+			(void) mlc_store_init(store_of(partition),
+								  Min(l1->partition_size - partition->store,
+									  PG_UINT32_MAX - 8) & ~(Size) 7);
+		}
+	}
+	LWLockRelease(AddinShmemInitLock);
+}
+
+void
+mlc_l1_init(void)
+{
+	prev_shmem_request_hook = shmem_request_hook;
+	shmem_request_hook = request;
+	prev_shmem_startup_hook = shmem_startup_hook;
+	shmem_startup_hook = startup;
+}
+
+/* ---- finding one's way ---- */
+
+static inline uint16
+database_number(MlcRelayShared *relay)
+{
+	return (uint16) (relay - mlc_shared->relays);
+}
+
+static inline uint64
+hash_key(uint16 db, const char *key, uint32 keylen)
+{
+	return hash_bytes_extended((const unsigned char *) key, keylen, db);
+}
+
+static inline int
+partition_number(uint64 hash)
+{
+	return (int) (hash >> 57) & (l1->npartitions - 1);
+}
+
+static inline LWLock *
+partition_lock(int number)
+{
+	return &l1->locks[number].lock;
+}
+
+static inline Ticket *
+ticket_of(Partition *partition, uint64 hash)
+{
+	return &partition->tickets[(hash >> 32) % TICKETS];
+}
+
+static inline Stripe *
+my_stripe(void)
+{
+	return &l1->stripes[MyProc->pgprocno % STRIPES];
+}
+
+/*
+ * Milliseconds of a clock that all processes share and nobody sets.  A few ms
+ * of error do not matter to a time to live; the coarse clock is four times as
+ * cheap.
+ */
+static int64
+now_ms(void)
+{
+	struct timespec now;
+
+#ifdef CLOCK_MONOTONIC_COARSE
+	(void) clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+#else
+	(void) clock_gettime(CLOCK_MONOTONIC, &now);
+#endif
+	return (int64) now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static bool
+is_stale(const MlcLine *line)
+{
+	return line->epoch !=
+		pg_atomic_read_u32(&l1->databases[line->db].epoch);
+}
+
+/* ---- readers ---- */
+
+bool
+mlc_l1_is_open(void)
+{
+	MlcRelayShared *relay;
+
+	if (l1 == NULL || (relay = mlc_segment_my_relay()) == NULL)
+		return false;
+	return pg_atomic_read_u32(&l1->databases[database_number(relay)].is_open) != 0;
+}
+
+bool
+mlc_l1_get(const char *key, uint32 keylen, MlcL1Hit *hit)
+{
+	MlcRelayShared *relay;
+	uint16		db;
+	uint64		hash;
+	int			number;
+	LWLock	   *lock;
+	MlcLine    *line;
+	bool		found = false;
+
+	if (l1 == NULL || (relay = mlc_segment_my_relay()) == NULL)
+		return false;
+	db = database_number(relay);
+	if (pg_atomic_read_u32(&l1->databases[db].is_open) == 0)
+		return false;
+
+	hash = hash_key(db, key, keylen);
+	number = partition_number(hash);
+	lock = partition_lock(number);
+	LWLockAcquire(lock, LW_SHARED);
+	line = mlc_store_find(store_of(partition_at(number)), hash, db, key, keylen);
+	if (line && (!is_stale(line) || MLC_FAULT_SKIP("l1-epoch")) &&
+		(line->expiry == 0 || now_ms() < line->expiry))
+	{
+		found = true;
+		hit->rule = line->rule;
+		hit->absent = line->absent;
+		hit->lo.tli = line->lo_tli;
+		hit->lo.lsn = line->lo_lsn;
+		hit->value = NULL;
+		if (!line->absent)
+		{
+			hit->value = palloc(VARHDRSZ + line->vallen);
+			SET_VARSIZE(hit->value, VARHDRSZ + line->vallen);
+			memcpy(VARDATA(hit->value), MLC_LINE_VALUE(line), line->vallen);
+		}
+		mlc_store_touch(line);
+	}
+	LWLockRelease(lock);
+	if (found)
+		pg_atomic_fetch_add_u64(&my_stripe()->hits, 1);
+	else
+		pg_atomic_fetch_add_u64(&my_stripe()->misses, 1);
+	return found;
+}
+
+void
+mlc_l1_begin(const char *key, uint32 keylen, MlcL1Ticket *ticket)
+{
+	MlcRelayShared *relay;
+	Database   *database;
+	uint16		db;
+	int			number;
+	LWLock	   *lock;
+	Partition  *partition;
+	uint32		bit;
+
+	ticket->token = 0;
+	if (l1 == NULL || (relay = mlc_segment_my_relay()) == NULL)
+		return;
+	db = database_number(relay);
+	database = &l1->databases[db];
+
+	/* the epoch first: whoever shuts L1 takes the flag away before it */
+	ticket->epoch = pg_atomic_read_u32(&database->epoch);
+	pg_read_barrier();
+	if (pg_atomic_read_u32(&database->is_open) == 0)
+		return;
+
+	ticket->hash = hash_key(db, key, keylen);
+	bit = ticket->hash % FILTER_BITS;
+	number = partition_number(ticket->hash);
+	lock = partition_lock(number);
+	partition = partition_at(number);
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	if ((database->filter[bit / 8] & (1 << (bit % 8))) == 0 ||
+		MLC_FAULT_SKIP("l1-closed"))
+	{
+		Ticket	   *slot = ticket_of(partition, ticket->hash);
+		MlcLine    *line = mlc_store_find(store_of(partition), ticket->hash,
+										  db, key, keylen);
+
+		if (line)
+			mlc_store_remove(store_of(partition), line);
+		ticket->token = ++partition->last_token;
+		slot->hash = ticket->hash;
+		slot->token = ticket->token;
+	}
+	LWLockRelease(lock);
+}
+
+bool
+mlc_l1_fill(MlcL1Ticket *ticket, const char *key, uint32 keylen, int32 rule,
+			const char *value, uint32 vallen, MlcVersion lo, int64 ttl)
+{
+	MlcRelayShared *relay;
+	int			number;
+	LWLock	   *lock;
+	Partition  *partition;
+	Ticket	   *slot;
+	MlcLine		like;
+	bool		good;
+
+	if (ticket->token == 0 || (relay = mlc_segment_my_relay()) == NULL)
+		return false;
+
+	memset(&like, 0, sizeof(like));
+	like.db = database_number(relay);
+	like.epoch = ticket->epoch;
+	like.absent = value == NULL;
+	like.rule = rule;
+	like.expiry = ttl == 0 ? 0 : now_ms() + ttl;
+	like.lo_tli = lo.tli;
+	like.lo_lsn = lo.lsn;
+
+	number = partition_number(ticket->hash);
+	lock = partition_lock(number);
+	partition = partition_at(number);
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	slot = ticket_of(partition, ticket->hash);
+	good = (slot->hash == ticket->hash && slot->token == ticket->token) ||
+		MLC_FAULT_SKIP("l1-ticket");
+	if (good)
+	{
+		slot->token = 0;
+		if (!is_stale(&like))
+			good = mlc_store_put(store_of(partition), ticket->hash, &like, key,
+								 keylen, value ? value : "", value ? vallen : 0,
+								 is_stale) != NULL;
+		else
+			good = false;
+	}
+	LWLockRelease(lock);
+	ticket->token = 0;
+	if (good)
+		pg_atomic_fetch_add_u64(&my_stripe()->fills, 1);
+	else
+		pg_atomic_fetch_add_u64(&my_stripe()->refused, 1);
+	return good;
+}
+
+/* ---- the relay ---- */
+
+void
+mlc_l1_shut(MlcRelayShared *relay)
+{
+	Database   *database;
+
+	if (l1 == NULL)
+		return;
+	database = &l1->databases[database_number(relay)];
+	pg_atomic_write_u32(&database->is_open, 0);
+	pg_write_barrier();
+	pg_atomic_fetch_add_u32(&database->epoch, 1);
+}
+
+void
+mlc_l1_close_key(MlcRelayShared *relay, const char *key, uint32 keylen)
+{
+	uint16		db;
+	Database   *database;
+	uint64		hash;
+	uint32		bit;
+	int			number;
+	LWLock	   *lock;
+	Partition  *partition;
+	Ticket	   *slot;
+	MlcLine    *line;
+
+	if (l1 == NULL || MLC_FAULT_SKIP("l1-close"))
+		return;
+	db = database_number(relay);
+	database = &l1->databases[db];
+	hash = hash_key(db, key, keylen);
+	bit = hash % FILTER_BITS;
+	database->filter[bit / 8] |= 1 << (bit % 8);
+
+	/* whoever takes the lock after us sees the bit */
+	number = partition_number(hash);
+	lock = partition_lock(number);
+	partition = partition_at(number);
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	slot = ticket_of(partition, hash);
+	if (slot->hash == hash)
+		slot->token = 0;
+	line = mlc_store_find(store_of(partition), hash, db, key, keylen);
+	if (line)
+	{
+		mlc_store_remove(store_of(partition), line);
+		partition->closed++;
+	}
+	LWLockRelease(lock);
+}
+
+void
+mlc_l1_open(MlcRelayShared *relay)
+{
+	Database   *database;
+
+	if (l1 == NULL)
+		return;
+	database = &l1->databases[database_number(relay)];
+	memset(database->filter, 0, sizeof(database->filter));
+	pg_write_barrier();
+	pg_atomic_write_u32(&database->is_open, 1);
+}
+
+/* ---- statistics ---- */
+
+void
+mlc_l1_stat(MlcL1Stat *stat)
+{
+	memset(stat, 0, sizeof(*stat));
+	if (l1 == NULL)
+		return;
+	stat->budget = l1->budget;
+	for (int i = 0; i < STRIPES; i++)
+	{
+		stat->hits += pg_atomic_read_u64(&l1->stripes[i].hits);
+		stat->misses += pg_atomic_read_u64(&l1->stripes[i].misses);
+		stat->fills += pg_atomic_read_u64(&l1->stripes[i].fills);
+		stat->refused += pg_atomic_read_u64(&l1->stripes[i].refused);
+	}
+	for (int i = 0; i < l1->npartitions; i++)
+	{
+		Partition  *partition = partition_at(i);
+		MlcStore   *store = store_of(partition);
+
+		LWLockAcquire(partition_lock(i), LW_SHARED);
+		stat->used += store->small.used + store->main.used;
+		stat->lines += store->lines;
+		stat->line_bytes += store->bytes;
+		stat->payload += store->payload;
+		stat->evictions += store->evictions;
+		stat->closed += partition->closed;
+		LWLockRelease(partition_lock(i));
+	}
+}
+
+void
+mlc_l1_reset_stat(void)
+{
+	if (l1 == NULL)
+		return;
+	for (int i = 0; i < STRIPES; i++)
+	{
+		pg_atomic_write_u64(&l1->stripes[i].hits, 0);
+		pg_atomic_write_u64(&l1->stripes[i].misses, 0);
+		pg_atomic_write_u64(&l1->stripes[i].fills, 0);
+		pg_atomic_write_u64(&l1->stripes[i].refused, 0);
+	}
+	for (int i = 0; i < l1->npartitions; i++)
+	{
+		LWLockAcquire(partition_lock(i), LW_EXCLUSIVE);
+		store_of(partition_at(i))->evictions = 0;
+		partition_at(i)->closed = 0;
+		LWLockRelease(partition_lock(i));
+	}
+}

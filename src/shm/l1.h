@@ -1,0 +1,95 @@
+/*-------------------------------------------------------------------------
+ *
+ * shm/l1.h
+ *	  L1: the cache in this server's shared memory.
+ *
+ * Of fixed size (mlcache.l1_size).  Readers look up, take a ticket before they
+ * ask Redis or the row, and fill with it; the relay closes keys before it
+ * touches Redis and opens them after the replies.  See l1.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef MLC_SHM_L1_H
+#define MLC_SHM_L1_H
+
+#include "postgres.h"
+
+#include "model/version.h"
+#include "shm/segment.h"
+
+/* Leave to fill one key, once. */
+typedef struct MlcL1Ticket
+{
+	uint64		token;			/* 0: no leave */
+	uint64		hash;
+	uint32		epoch;
+} MlcL1Ticket;
+
+typedef struct MlcL1Hit
+{
+	int32		rule;			/* that filled it */
+	bool		absent;			/* there is no such row */
+	text	   *value;			/* in the current context; NULL when absent */
+	MlcVersion	lo;				/* the content is no older */
+} MlcL1Hit;
+
+/* Counters, since the server started or reset_stats(). */
+typedef struct MlcL1Stat
+{
+	int64		budget;			/* bytes of shared memory */
+	int64		used;			/* bytes of lines, dead ones included */
+	int64		lines;
+	int64		line_bytes;		/* of those, headers and keys included */
+	int64		payload;		/* of those, values only */
+	int64		hits;
+	int64		misses;
+	int64		fills;
+	int64		refused;		/* fills whose ticket had become void */
+	int64		evictions;
+	int64		closed;			/* lines that the relay removed */
+} MlcL1Stat;
+
+/* Hooks for shared memory.  From _PG_init only. */
+extern void mlc_l1_init(void);
+
+/* Does this database have an L1 that is open?  Cheap. */
+extern bool mlc_l1_is_open(void);
+
+/* ---- readers, of this database ---- */
+
+/* True on a hit. */
+extern bool mlc_l1_get(const char *key, uint32 keylen, MlcL1Hit *hit);
+
+/*
+ * Takes leave to fill: before L2 or the row is asked.  A later ticket of the
+ * key makes an earlier one void.  Whatever line there is goes: the caller had
+ * no use for it.
+ */
+extern void mlc_l1_begin(const char *key, uint32 keylen, MlcL1Ticket *ticket);
+
+/*
+ * Fills, if the ticket is still good; value is NULL for an absent row.  ttl in
+ * ms, 0: none.  False: refused.
+ */
+extern bool mlc_l1_fill(MlcL1Ticket *ticket, const char *key, uint32 keylen,
+						int32 rule, const char *value, uint32 vallen,
+						MlcVersion lo, int64 ttl);
+
+/* ---- the relay ---- */
+
+/* Shut: nobody hits or fills, and what is there is forgotten. */
+extern void mlc_l1_shut(MlcRelayShared *relay);
+
+/* This key's line and tickets go; none is given until mlc_l1_open(). */
+extern void mlc_l1_close_key(MlcRelayShared *relay, const char *key,
+							 uint32 keylen);
+
+/* Everything that was closed or shut may be filled again. */
+extern void mlc_l1_open(MlcRelayShared *relay);
+
+/* ---- statistics, of the whole server ---- */
+
+extern void mlc_l1_stat(MlcL1Stat *stat);
+extern void mlc_l1_reset_stat(void);
+
+#endif							/* MLC_SHM_L1_H */
