@@ -72,11 +72,20 @@ $t->sql("CREATE TABLE b (id int PRIMARY KEY, n int);"
 for my $skip (0, 1)
 {
 	my $id = 7100 + $skip;
-	my $position;
+	my $window = 'mlcache.redelivery_window = 0';
+	my $before;
 
+	# nothing older is delivered again
+	$t->set_conf($window);
 	$t->sql("INSERT INTO r VALUES ($id, 0, 0)");
-	$t->wait_published;
-	$t->set_fault('relay-weak-due=skip');
+	$before = substr($t->wait_published, 8);
+	$t->wait_for('the slot to go on',
+		sub {
+			$t->sql('INSERT INTO fence VALUES (1);'
+				  . "SELECT lpad(to_hex((confirmed_flush_lsn - '0/0')::bigint), 16, '0') >= '$before'"
+				  . ' FROM pg_replication_slots') eq 't';
+		});
+	$t->set_conf("$window\nmlcache.fault_points = 'relay-weak-due=skip'");
 	$t->wait_applied;
 	$t->sql('UPDATE w SET n = n + 1 WHERE id = 2400');
 	$t->sql("UPDATE r SET n = 1 WHERE id = $id");
@@ -84,7 +93,6 @@ for my $skip (0, 1)
 	$t->sql("DELETE FROM r WHERE id = $id");
 	$t->wait_for('both', sub { $t->redis->command('EXISTS', "r:$id") == 0 });
 
-	$position = $t->log_position;
 	$t->set_fault('relay-before-applied=exit', $skip ? 'relay-redelivery=skip' : ());
 	$t->wait_for('the row to be back', sub { $t->redis->command('EXISTS', "r:$id") == 1 });
 	$skip
