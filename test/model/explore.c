@@ -123,10 +123,11 @@ add(uint32_t slot, const Next *n, uint32_t from)
 {
 	if (known_count == MAX_STATES)
 		fail("too many states");
-	known[known_count] = (Known)
-	{
-		.state = n->state,.from = from,.step = n->step,.who = n->who
-	};
+	known[known_count].state = n->state;
+	known[known_count].from = from;
+	known[known_count].step = n->step;
+	known[known_count].who = n->who;
+	known[known_count].rests = 0;
 	slots[slot] = (n->hash >> 32) << 32 | known_count++;
 	if (known_count > slot_count / 2)
 		set_slots(slot_count * 2);

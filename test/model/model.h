@@ -378,7 +378,8 @@ typedef struct Scenario
 	int			server;			/* ... or of PostgreSQL as a whole */
 	int			failovers;
 	int			flushes;
-	int			promotions;		/* of PostgreSQL; R2 stays with the old primary */
+	int			promotions;		/* of PostgreSQL; R2 stays with the old
+								 * primary */
 } Scenario;
 
 /* A safeguard, and where it is missed. */
@@ -390,7 +391,7 @@ typedef struct Mutation
 
 extern Scenario scenarios[];	/* the last has no name */
 extern const Mutation mutations[];	/* the last has no scenario */
-extern const Mutation spares[];	/* likewise */
+extern const Mutation spares[]; /* likewise */
 
 extern const Scenario *scenario;
 extern uint64_t taken_out;		/* bit set of Safeguard */
@@ -418,6 +419,11 @@ extern void out_of(const char *what);
 extern State first_state(void);
 extern void successors(const State *s);
 extern bool settled(const State *s);
+
+extern const Redis empty_redis;
+extern const Reader idle_reader;
+extern const Relay new_relay;
+extern const Ghost no_ghost;
 
 /* database.c; positions in WAL count from 1 */
 extern TxPhase tx_phase(const State *s, int tx);

@@ -149,7 +149,7 @@ redis_release(State *s, int tx, Release release)
 	int			floor = KEEPS(FLOOR) ? (int) r->floor : 0;
 	bool		taint = KEEPS(TAINT) && r->taint;
 	bool		current = (s->rest.promised & 1u << tx) &&
-		r->armed && r->nonce == s->rest.memory_nonce;
+	r->armed && r->nonce == s->rest.memory_nonce;
 	bool		stood;
 
 	if (release == RELEASE_OLD)
@@ -224,7 +224,7 @@ redis_apply(State *s, unsigned txs, int version, int timeline, int nonce)
 {
 	Redis	   *r = &s->redis;
 	unsigned	payload = timeline == (int) s->rest.timeline ?
-		wal_prefix(s, version) : old_prefix(s, version);
+	wal_prefix(s, version) : old_prefix(s, version);
 	bool		own = (r->nonce == (unsigned) nonce &&
 					   s->rest.memory_nonce == (unsigned) nonce);
 	bool		older = timeline < (int) r->entry_timeline && KEEPS(TIMELINE_FIRST);
