@@ -30,7 +30,8 @@
 #include "utils/timeout.h"
 
 #define QUEUE_MAX 65536
-#define KEYS_A_TURN 16
+#define KEYS_A_TURN 64
+#define KEYS_BUSY 8
 #define LEASE_MS "5000"
 #define WARN_PAUSE 60000		/* ms */
 
@@ -277,7 +278,7 @@ mlc_refresh_run(MlcTarget **targets, int ntargets, bool busy)
 
 	if (mlc_refresh_pending() == 0)
 		return;
-	n = take(taken, busy ? 1 : KEYS_A_TURN);
+	n = take(taken, busy ? KEYS_BUSY : KEYS_A_TURN);
 	for (int w = 0; w < n; w++)
 	{
 		for (int i = 0; i < ntargets; i++)

@@ -22,7 +22,7 @@ extern int	mlc_refresh_pending(void);
 /*
  * Reloads some of them, where the targets are idle and armed: under a lease
  * like any reader, so that a change that comes in between wins.  Nothing must
- * be in flight.  busy: there is WAL to decode, so one is enough.
+ * be in flight.  busy: there is WAL to decode, so few are enough.
  */
 extern void mlc_refresh_run(MlcTarget **targets, int ntargets, bool busy);
 

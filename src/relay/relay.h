@@ -120,6 +120,9 @@ extern void mlc_upkeep_init(void);
 /* Has a rule, server or mapping changed since the last load? */
 extern bool mlc_upkeep_is_stale(void);
 
+/* Empties the catalog caches: from the past to the present, or back. */
+extern void mlc_upkeep_forget_catalogs(void);
+
 /* Is any server being caught up, and not armed yet? */
 extern bool mlc_upkeep_is_catching_up(void);
 

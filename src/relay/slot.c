@@ -28,7 +28,6 @@
 #include "storage/latch.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
-#include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
@@ -184,7 +183,6 @@ mlc_slot_rewind(MlcSink *sink, XLogRecPtr start)
 	XLogBeginRead(decoding->reader, MyReplicationSlot->data.restart_lsn);
 	started_at = start;
 	positioned = false;
-	InvalidateSystemCaches();
 	MemoryContextSwitchTo(old);
 	CurrentResourceOwner = owner;
 }

@@ -28,6 +28,27 @@
 static volatile bool catalogs_changed = true;
 static uint64 rule_changes = 0;
 
+/*
+ * Decoding sees the catalogs as they were, everything else here as they are,
+ * and both through the same caches: they are emptied whenever the view
+ * changes.  Invalidation messages cannot do that, since a message of now has
+ * its place in the past only where decoding meets it.
+ */
+void
+mlc_upkeep_forget_catalogs(void)
+{
+	bool		changed = catalogs_changed;
+	uint64		rules = mlc_rule_changes;
+
+	if (MLC_FAULT_SKIP("relay-forget-catalogs"))
+		return;
+	InvalidateSystemCaches();
+
+	/* that was us: nothing has changed */
+	catalogs_changed = changed;
+	rule_changes += mlc_rule_changes - rules;
+}
+
 static void
 syscache_changed(Datum arg, int cacheid, uint32 hash)
 {
@@ -148,6 +169,7 @@ mlc_upkeep_load(void)
 	List	   *rules;
 	ListCell   *lc;
 
+	mlc_upkeep_forget_catalogs();
 	catalogs_changed = false;
 	rule_changes = mlc_rule_changes;
 	StartTransactionCommand();
@@ -164,6 +186,7 @@ mlc_upkeep_load(void)
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	CurrentResourceOwner = owner;
+	mlc_upkeep_forget_catalogs();
 	return rules != NIL;
 }
 

@@ -43,6 +43,7 @@
 
 #define RECORDS_A_TURN 50000	/* WAL records before housekeeping */
 #define IDLE_TIMEOUT 200		/* ms; commits wake us earlier */
+#define RETIRE_ALONE 5000		/* ms without rules and without a server */
 
 MlcRelay   *mlc_relay = NULL;
 
@@ -70,6 +71,7 @@ rewind_now(void)
 	}
 	mlc_relay->in_transaction = false;
 	mlc_slot_rewind(&mlc_relay->sink, start);
+	mlc_upkeep_forget_catalogs();
 	mlc_relay->position.lsn = mlc_slot_position();
 	mlc_relay->position.tli = mlc_decode_timeline(mlc_relay->position.lsn);
 	mlc_relay->caught_up = InvalidXLogRecPtr;
@@ -216,16 +218,46 @@ retire(uint32 generation)
 		return false;
 
 	/*
-	 * Nobody will invalidate from now on, so nobody may hit or fill.  A
-	 * server that is away is disarmed by whoever comes first, since its nonce
-	 * is ours.
+	 * Nobody will invalidate from now on, so nobody may hit or fill.
 	 */
 	mlc_flow_finish();
 	for (int i = 0; i < mlc_relay->ntargets; i++)
-		if (mlc_target_is_live(mlc_relay->targets[i]))
-			mlc_target_retire(mlc_relay->targets[i], mlc_relay->rules);
+	{
+		MlcTarget  *target = mlc_relay->targets[i];
+
+		if (mlc_target_is_live(target))
+			mlc_target_retire(target, mlc_relay->rules);
+		else
+			ereport(WARNING,
+					(errcode(ERRCODE_CONNECTION_FAILURE),
+					 errmsg("mlcache: server \"%s\" keeps entries of rules that are gone",
+							target->name),
+					 errdetail("It could not be reached when the last rule went."),
+					 errhint("Remove them there, or FLUSHALL.")));
+	}
 	mlc_slot_drop();
 	return true;
+}
+
+/*
+ * The last rule went.  Its purge is still to be delivered; a server that is
+ * away or paused is waited for a while, but not while the slot fills the disk.
+ */
+static bool
+may_retire(void)
+{
+	static TimestampTz alone_since = 0;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (mlc_flow_any_live())
+	{
+		alone_since = 0;
+		return mlc_relay->caught_up >= mlc_wal_insert_end() &&
+			!mlc_relay->in_flight;
+	}
+	if (alone_since == 0)
+		alone_since = now;
+	return TimestampDifferenceExceeds(alone_since, now, RETIRE_ALONE);
 }
 
 static void
@@ -292,8 +324,12 @@ turn(void)
 		mlc_flow_dispatch();
 	mlc_flow_poll();
 	mlc_upkeep_arm();
-	if (!mlc_relay->in_flight)
+	if (!mlc_relay->in_flight && mlc_refresh_pending() > 0)
+	{
+		mlc_upkeep_forget_catalogs();
 		mlc_refresh_run(mlc_relay->targets, mlc_relay->ntargets, !ended);
+		mlc_upkeep_forget_catalogs();
+	}
 	mlc_flow_publish();
 	mlc_upkeep_every_second();
 
@@ -350,9 +386,7 @@ mlc_relay_main(Datum arg)
 			mlc_relay->generation = generation;
 			if (!mlc_upkeep_load())
 			{
-				/* the last rule went: its purge is still to be delivered */
-				if (mlc_relay->caught_up >= mlc_wal_insert_end() &&
-					!mlc_relay->in_flight && retire(generation))
+				if (may_retire() && retire(generation))
 					return;
 				mlc_relay->generation = generation - 1;
 			}
