@@ -291,6 +291,9 @@ mlc_attach_rule(const MlcAttach *attach)
 
 	mlc_segment_require();
 	relation = table_open(attach->relid, ShareRowExclusiveLock);
+
+	/* one at a time, so that each sees the rules that are there */
+	LockRelationOid(mlc_rule_relid(), ShareUpdateExclusiveLock);
 	capture = mlc_check_attach(attach, relation);
 
 	id = store(attach, capture);

@@ -137,7 +137,6 @@ typedef struct Values
 static void
 flush_values(MlcTarget *target, Values *values)
 {
-	static const char *const ops[] = {"u", "r"};
 	char		versions[APPLY_KEYS][MLC_VERSION_LEN + 1];
 
 	if (values->n == 0)
@@ -156,10 +155,12 @@ flush_values(MlcTarget *target, Values *values)
 		MlcBatchEvent *event = values->events[i];
 
 		mlc_version_print(event->version, versions[i]);
-		mlc_command_add(&values->cmd, ops[event->op == MLC_OP_REPLICATE], 1);
+		mlc_command_add(&values->cmd, event->op == MLC_OP_UPDATE ? "u" :
+						event->op == MLC_OP_REPLICATE ? "r" : "i", 1);
 		mlc_command_add(&values->cmd, versions[i], MLC_VERSION_LEN);
 		mlc_command_add_int(&values->cmd, event->rule->ttl);
-		mlc_command_add(&values->cmd, event->payload, event->payloadlen);
+		mlc_command_add(&values->cmd, event->payload ? event->payload : "",
+						event->payloadlen);
 	}
 	mlc_command_append(&values->cmd, target->conn);
 	expect(target, MLC_EXPECT_APPLY);
@@ -266,6 +267,19 @@ send_purges(MlcTarget *target, MlcBatch *batch)
 	return true;
 }
 
+/*
+ * Must the event be refused when it arrives late, over a connection that was
+ * given up?  Values must; and so must a removal of what is replicated, which
+ * may be there again by then, and nobody would bring it back.  Any other
+ * removal is harmless at any time.
+ */
+static bool
+is_scripted(MlcBatchEvent *event)
+{
+	return event->op == MLC_OP_UPDATE || event->op == MLC_OP_REPLICATE ||
+		(event->rule->replicate && !MLC_FAULT_SKIP("relay-late-removal"));
+}
+
 bool
 mlc_target_send(MlcTarget *target, MlcBatch *batch)
 {
@@ -305,8 +319,7 @@ mlc_target_send(MlcTarget *target, MlcBatch *batch)
 
 		if (event->dead || !concerns(target, event->rule, event->version))
 			continue;
-		if ((event->op == MLC_OP_UPDATE || event->op == MLC_OP_REPLICATE) &&
-			!oom)
+		if (is_scripted(event) && !oom)
 		{
 			values.events[values.n++] = event;
 			if (values.n == APPLY_KEYS)

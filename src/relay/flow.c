@@ -285,7 +285,9 @@ static bool
 weak_is_due(void)
 {
 	return mlc_relay->weak->nevents > 0 &&
-		(mlc_upkeep_is_catching_up() || mlc_relay->spool ||
+		!MLC_FAULT_SKIP("relay-weak-due") &&
+		(mlc_upkeep_is_catching_up() ||
+		 (mlc_relay->spool && !MLC_FAULT_SKIP("relay-weak-order")) ||
 		 pg_atomic_read_u32(&mlc_relay->shared->hurry) > 0 ||
 		 mlc_relay->weak->nevents >= MLC_BATCH_EVENTS ||
 		 mlc_relay->weak->bytes >= MLC_BATCH_BYTES ||

@@ -278,7 +278,7 @@ transaction_steps(const State *s, int tx)
 	}
 	/* Not on a target that is another timeline's. */
 	if (mark && (!s->redis.known || s->redis.timeline == s->rest.timeline ||
-				 !KEEPS(RELEASE_TIMELINE)))
+				 !KEEPS(WRITER_TIMELINE)))
 	{
 		set_tx_phase(&n, tx, TX_MARKED);
 		if (KEEPS(QUARANTINE))
@@ -291,7 +291,7 @@ transaction_steps(const State *s, int tx)
 	 * the late release matters here.
 	 */
 	if (phase == TX_IDLE && may_start(s, tx) && s->rest.timeline && scenario->strong &&
-		(!s->redis.known || s->redis.timeline == 0 || !KEEPS(RELEASE_TIMELINE)))
+		(!s->redis.known || s->redis.timeline == 0 || !KEEPS(WRITER_TIMELINE)))
 	{
 		n = *s;
 		set_tx_phase(&n, tx, TX_ABORTED);
@@ -304,7 +304,9 @@ transaction_steps(const State *s, int tx)
 	{
 		n = *s;
 		set_tx_release(&n, tx, RELEASE_NONE);
+		n.rest.promised &= ~(1u << tx);
 		emit(&n, STEP_RELEASE_LOST, tx);
+		n.rest.promised = s->rest.promised;
 		redis_release(&n, tx, tx_release(s, tx));
 		emit(&n, STEP_RELEASE, tx);
 	}
@@ -536,7 +538,7 @@ adopt(const State *s)
 	if (!r->known || (r->applied < relay->slot && KEEPS(PURGE)) ||
 		(r->timeline != n.rest.timeline && KEEPS(TIMELINE_PURGE)))
 	{
-		r->nonce = n.rest.memory_nonce = relay->nonce;
+		redis_set_nonce(&n, relay->nonce);
 		r->known = r->armed = 0;
 		r->applied = r->applying = r->timeline = 0;
 		relay->pos = 0;
@@ -545,7 +547,9 @@ adopt(const State *s)
 	}
 	else if (armed)
 	{
-		r->nonce = n.rest.memory_nonce = relay->nonce;
+		redis_set_nonce(&n, relay->nonce);
+		r->timeline = n.rest.timeline;
+		n.rest.taken_over |= n.rest.timeline;
 		relay->phase = RELAY_IDLE;
 	}
 	else
@@ -741,9 +745,14 @@ relay_steps(const State *s)
 			break;
 
 		case RELAY_PURGING:
-			redis_purge(&n);
 			n.relay.phase = RELAY_LISTING;
+			redis_purge(&n, false);
 			emit(&n, STEP_PURGE, 0);
+			if (s->redis.marks)
+			{
+				redis_purge(&n, true);
+				emit(&n, STEP_PURGE_MARKS, 0);
+			}
 			break;
 
 		case RELAY_LISTING:
@@ -892,7 +901,7 @@ crash_server(const State *s)
 {
 	State		n = *s;
 
-	n.rest.server_crashes--;
+	n.rest.crashes--;
 	cut_wal(&n, s->db.flushed);
 	bury_relay(&n);
 	leave_line(&n);
@@ -918,6 +927,7 @@ promote(const State *s)
 {
 	State		n = *s;
 
+	bury_relay(&n);
 	n.rest.promotions--;
 	n.rest.timeline = 1;
 	n.rest.old_row = visible(s);
@@ -926,7 +936,6 @@ promote(const State *s)
 	n.rest.old_wal1 = s->db.wal1;
 	n.rest.old_wal2 = s->db.wal2;
 	n.db.replayed = 0;
-	bury_relay(&n);
 	cut_wal(&n, s->db.replayed);
 	for (int tx = 0; tx < scenario->transactions; tx++)
 		if (tx_phase(&n, tx) == TX_ABORTED && tx_phase(s, tx) >= TX_MARKED &&
@@ -943,10 +952,10 @@ old_relay_steps(const State *s)
 	State		n = *s;
 
 	if (!s->rest.timeline || !s->redis.known || s->redis.timeline == 0 ||
-		KEEPS(RELAY_TIMELINE))
+		KEEPS(RELAY_TIMELINE) || s->rest.last_nonce > 3)
 		return;
-	redis_purge(&n);
-	n.redis.nonce = n.rest.memory_nonce = new_nonce(&n);
+	redis_purge(&n, true);
+	redis_set_nonce(&n, new_nonce(&n));
 	n.redis.known = n.redis.armed = 1;
 	n.redis.timeline = 0;
 	n.redis.applied = n.redis.applying = s->rest.old_len;
@@ -996,14 +1005,14 @@ fault_steps(const State *s)
 		n.db.replayed++;
 		emit(&n, STEP_REPLAY, 0);
 	}
-	if (s->rest.relay_crashes)
+	if (s->rest.crashes)
 	{
 		n = *s;
-		n.rest.relay_crashes--;
+		n.rest.crashes--;
 		bury_relay(&n);
 		emit(&n, STEP_RELAY_DIES, 0);
 	}
-	if (s->rest.server_crashes)
+	if (s->rest.crashes && scenario->server)
 		crash_server(s);
 	if (s->rest.failovers)
 	{
@@ -1043,8 +1052,7 @@ first_state(void)
 {
 	State		s = {.word = {0}};
 
-	s.rest.relay_crashes = scenario->relay_crashes;
-	s.rest.server_crashes = scenario->server_crashes;
+	s.rest.crashes = scenario->crashes;
 	s.rest.failovers = scenario->failovers;
 	s.rest.flushes = scenario->flushes;
 	s.rest.promotions = scenario->promotions;

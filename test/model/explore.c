@@ -9,10 +9,11 @@
  * (AG EF settled.)  A protocol that answers every doubt by closing the cache for
  * good would break no law.
  *
- * usage: model [-v] [-s scenario [-o name=number]...] [-w safeguard]
+ * usage: model [-v] [-s scenario [-o name=number]...] [-w safeguard] [-x safeguard]...
  *		-v	print the counterexample of a safeguard taken out as well
  *		-s	only this scenario (all, if it is not given)
  *		-w	only without this safeguard ("none": only intact)
+ *		-x	without this safeguard in all that is explored
  *		-o	name=number: change what the scenario of -s chooses
  */
 #include <stddef.h>
@@ -319,6 +320,7 @@ steps_to_broken(void)
 
 #include "scenarios.h"
 
+static uint64_t also_out;		/* -x */
 static int	tests;
 static int	failures;
 
@@ -340,7 +342,7 @@ run_intact(const Scenario *s)
 	clock_t		start = clock();
 
 	scenario = s;
-	taken_out = 0;
+	taken_out = also_out;
 	search();
 	if (broken)
 	{
@@ -368,7 +370,7 @@ run_without(const Mutation *m, bool verbose)
 	char		text[300];
 
 	scenario = find_scenario(m->scenario);
-	taken_out = UINT64_C(1) << m->safeguard;
+	taken_out = also_out | UINT64_C(1) << m->safeguard;
 	search();
 	if (broken)
 		snprintf(text, sizeof(text), "without %s: violation found in %d steps",
@@ -396,7 +398,7 @@ change(Scenario *s, const char *option)
 		CHOICE(transactions), CHOICE(strong), CHOICE(action), CHOICE(two_rows),
 		CHOICE(statement), CHOICE(positions), CHOICE(evict), CHOICE(l1), CHOICE(prepare),
 		CHOICE(standby), CHOICE(fresh), CHOICE(async), CHOICE(confirm), CHOICE(readers),
-		CHOICE(relay_crashes), CHOICE(server_crashes), CHOICE(failovers), CHOICE(flushes),
+		CHOICE(crashes), CHOICE(server), CHOICE(failovers), CHOICE(flushes),
 		CHOICE(promotions)
 #undef CHOICE
 	};
@@ -420,7 +422,7 @@ main(int argc, char **argv)
 	bool		verbose = false;
 	int			option;
 
-	while ((option = getopt(argc, argv, "vs:w:o:")) != -1)
+	while ((option = getopt(argc, argv, "vs:w:o:x:")) != -1)
 		switch (option)
 		{
 			case 'v':
@@ -437,8 +439,11 @@ main(int argc, char **argv)
 					fail("-o needs -s before it");
 				change(find_scenario(only_scenario), optarg);
 				break;
+			case 'x':
+				also_out |= UINT64_C(1) << find_safeguard(optarg);
+				break;
 			default:
-				fprintf(stderr, "usage: %s [-v] [-s scenario [-o name=number]...] [-w safeguard]\n",
+				fprintf(stderr, "usage: %s [-v] [-s scenario [-o name=number]...] [-w safeguard] [-x safeguard]...\n",
 						argv[0]);
 				return 2;
 		}

@@ -30,7 +30,7 @@ broken_law(const State *before, const State *after, Step step)
 	const Line *line = &after->line;
 
 	/* Promoted, and the target not taken over yet: nothing is promised. */
-	if (after->rest.timeline && (!r->known || r->timeline == 0))
+	if (after->rest.timeline && !after->rest.taken_over)
 		return NULL;
 	if (r->entry)
 	{

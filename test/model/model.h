@@ -99,7 +99,7 @@ typedef struct Redis
 	uint32_t	floor:2;
 	uint32_t	taint:1;
 	uint32_t	lease:2;		/* 1 + reader, or NOBODY */
-	uint32_t	lease_nonce:3;	/* nonce when it was granted */
+	uint32_t	lease_current:1;	/* granted under the nonce of now */
 	uint32_t	marks:3;		/* owners */
 	uint32_t	known:1;		/* `applied` exists */
 	uint32_t	applied:2;
@@ -181,9 +181,8 @@ typedef struct Rest
 {
 	uint32_t	memory_nonce:3; /* in the library's own memory */
 	uint32_t	replica_set:1;	/* replication has stopped; replica holds */
-	uint32_t	relay_crashes:2;
-	uint32_t	server_crashes:1;
-	uint32_t	failovers:1;
+	uint32_t	crashes:2;
+	uint32_t	failovers:2;
 	uint32_t	flushes:1;
 	uint32_t	last_nonce:3;
 	uint32_t	promotions:1;
@@ -193,7 +192,9 @@ typedef struct Rest
 	uint32_t	old_wal0:2;
 	uint32_t	old_wal1:2;
 	uint32_t	old_wal2:2;
-	uint32_t	unused:7;
+	uint32_t	taken_over:1;	/* the target has been the new one's once */
+	uint32_t	promised:3;		/* quarantined, armed, under the nonce of now */
+	uint32_t	unused:3;
 } Rest;
 
 typedef union State
@@ -241,9 +242,8 @@ _Static_assert(sizeof(State) == 32, "a state has 32 bytes");
 	X(OWN_MARK, "the release's condition that its own mark stands") \
 	X(LAST_MARK, "the release's condition that its mark is the last") \
 	X(FLOOR, "the floor") \
-	X(EVENT_FLOOR, "the floor raised by a commit whose own mark is gone") \
+	X(RELEASE_ARMING, "the release's condition that its arming still holds") \
 	X(TAINT, "the taint") \
-	X(REMARK_TAINT, "the taint of a mark set again by arming") \
 	X(L1_CLOSED, "L1 closed around Redis") \
 	X(L1_TOKEN, "the placeholder's token") \
 	X(L1_QUARANTINE, "the quarantine of L1") \
@@ -252,11 +252,10 @@ _Static_assert(sizeof(State) == 32, "a state has 32 bytes");
 	X(REMARK, "live commits marked again before arming") \
 	X(ARM_POSITION, "delivery up to the insert position before arming") \
 	X(PURGE, "the purge where the gap is too long") \
-	X(PURGE_MARKS, "the purge of marks") \
 	X(TIMELINE_PURGE, "the purge at a new timeline") \
 	X(TIMELINE_FIRST, "the timeline in the comparison of versions") \
 	X(FILL_TIMELINE, "the comparison of timelines at the fill") \
-	X(RELEASE_TIMELINE, "the comparison of timelines at quarantine and release") \
+	X(WRITER_TIMELINE, "the comparison of timelines at the quarantine") \
 	X(RELAY_TIMELINE, "the rule that a relay leaves a target of a later timeline alone") \
 	X(APPLYING_FIRST, "applying published before the first command") \
 	X(REPLIES_FIRST, "applied published only after every reply") \
@@ -320,6 +319,7 @@ typedef enum Safeguard
 	X(STEP_CONFIRM, "relay: confirms the slot") \
 	X(STEP_NOTICE, "relay: sees that the target is not its own any more") \
 	X(STEP_PURGE, "relay: removes every entry and lease") \
+	X(STEP_PURGE_MARKS, "relay: removes every entry, lease and mark") \
 	X(STEP_LIST, "relay: lists the live commits") \
 	X(STEP_REMARK, "relay: marks T%d again") \
 	X(STEP_LOOK, "relay: reads the insert position") \
@@ -373,8 +373,8 @@ typedef struct Scenario
 	int			async;			/* synchronous_commit = off */
 	int			confirm;		/* the slot moves on: gaps can be too long */
 	int			readers;
-	int			relay_crashes;
-	int			server_crashes;
+	int			crashes;		/* of the relay ... */
+	int			server;			/* ... or of PostgreSQL as a whole */
 	int			failovers;
 	int			flushes;
 	int			promotions;		/* of PostgreSQL; R2 stays with the old primary */
@@ -423,11 +423,12 @@ extern void redis_quarantine(State *s, int tx, bool again);
 extern void redis_release(State *s, int tx, Release release);
 extern void redis_expire_mark(State *s, int tx);
 extern void redis_expire_lease(State *s);
-extern void redis_purge(State *s);
+extern void redis_purge(State *s, bool marks);
 extern void redis_evict(State *s, bool entry, bool guard);
 extern void redis_apply(State *s, unsigned txs, int version, int timeline, int nonce);
 extern bool redis_publish_applying(State *s, int nonce, int previous, int next);
 extern bool redis_publish_applied(State *s, int nonce, int previous, int next);
+extern void redis_set_nonce(State *s, int nonce);
 extern bool redis_begin(State *s, int expected, int nonce, int applied, int timeline);
 extern bool redis_arm(State *s, int nonce);
 extern bool redis_ready(const State *s);

@@ -15,13 +15,13 @@ tidy(Redis *r)
 	if (!r->marks)
 		r->floor = r->taint = 0;
 	if (!r->lease)
-		r->lease_nonce = 0;
+		r->lease_current = 0;
 	if (!r->entry)
 		r->content = r->lo = r->hi = r->entry_timeline = 0;
 	if (!r->entry && !r->marks && !r->lease)
 		r->guard = 0;
 	if (!r->guard)
-		r->lo = r->hi = r->floor = r->taint = r->lease = r->lease_nonce = r->marks = 0;
+		r->lo = r->hi = r->floor = r->taint = r->lease = r->lease_current = r->marks = 0;
 }
 
 static void
@@ -73,7 +73,7 @@ redis_get(State *s, int token)
 		return ANSWER_BUSY;
 	r->guard = 1;
 	r->lease = token;
-	r->lease_nonce = r->nonce;
+	r->lease_current = 1;
 	return ANSWER_LEASE;
 }
 
@@ -92,7 +92,7 @@ redis_fill(State *s, int token, unsigned content, int lo, int hi,
 	{
 		if (r->lease != (unsigned) token)
 			return false;
-		if (KEEPS(LEASE_NONCE) && r->lease_nonce != r->nonce)
+		if (KEEPS(LEASE_NONCE) && !r->lease_current)
 			return false;
 	}
 	r->entry = r->guard = 1;
@@ -106,9 +106,8 @@ redis_fill(State *s, int token, unsigned content, int lo, int hi,
 }
 
 /*
- * A writer's mark.  `again` is the relay's marking of a live commit before it
- * arms: what this server has seen of other commits on the key is unknown, so
- * no release may bring a payload until the marks are gone.
+ * A writer's mark, or the relay's marking of a live commit before it arms
+ * (again): then no payload is promised for the release.
  */
 void
 redis_quarantine(State *s, int tx, bool again)
@@ -119,14 +118,14 @@ redis_quarantine(State *s, int tx, bool again)
 	kill_lease(r);
 	r->guard = 1;
 	r->marks |= 1u << tx;
-	if (again && KEEPS(REMARK_TAINT))
-		r->taint = 1;
+	if (!again && scenario->action != INVALIDATE && r->armed && r->nonce == s->rest.memory_nonce)
+		s->rest.promised |= 1u << tx;
 	tidy(r);
 }
 
 /*
- * Take the mark of each of txs off; true if one of them stood.  Where others
- * stand, their releases must not set anything older than this commit.
+ * Take the mark of each of txs off; true if one of them stood.  Then the
+ * releases of others must not set anything older than this commit.
  */
 static bool
 take_marks(Redis *r, unsigned txs, int version)
@@ -134,7 +133,7 @@ take_marks(Redis *r, unsigned txs, int version)
 	bool		stood = (r->marks & txs) != 0;
 
 	r->marks &= KEEPS(OTHER_MARKS) ? ~txs : 0;
-	if ((stood || KEEPS(EVENT_FLOOR)) && r->floor < (unsigned) version)
+	if (stood && r->floor < (unsigned) version)
 		r->floor = version;
 	return stood;
 }
@@ -149,6 +148,8 @@ redis_release(State *s, int tx, Release release)
 	unsigned	payload = wal_prefix(s, version);
 	int			floor = KEEPS(FLOOR) ? (int) r->floor : 0;
 	bool		taint = KEEPS(TAINT) && r->taint;
+	bool		current = (s->rest.promised & 1u << tx) &&
+		r->armed && r->nonce == s->rest.memory_nonce;
 	bool		stood;
 
 	if (release == RELEASE_OLD)
@@ -157,6 +158,7 @@ redis_release(State *s, int tx, Release release)
 		version = s->rest.old_len;
 		payload = s->rest.old_row | 1u << tx;
 	}
+	s->rest.promised &= ~(1u << tx);	/* there is no second release */
 	stood = take_marks(r, 1u << tx, commit ? version : 0);
 	if (!commit && !stood)
 		return;					/* whatever is there is none of its business */
@@ -165,7 +167,7 @@ redis_release(State *s, int tx, Release release)
 		(stood || !KEEPS(OWN_MARK)) &&
 		(!r->marks || !KEEPS(LAST_MARK)) &&
 		version > floor && !taint &&
-		(timeline == (int) r->timeline || !KEEPS(RELEASE_TIMELINE)))
+		(current || !KEEPS(RELEASE_ARMING)))
 		set_payload(r, payload, version, timeline);
 	else
 		r->entry = 0;
@@ -201,15 +203,16 @@ redis_evict(State *s, bool entry, bool guard)
 }
 
 /*
- * Nothing stays, marks included: what else was done under them is unknown
- * here, so no release may bring its payload on their strength.  Live commits
- * are marked again before the target is armed.
+ * Entries and leases go; marks may go with them, since live commits are marked
+ * again before the target is armed.
  */
 void
-redis_purge(State *s)
+redis_purge(State *s, bool marks)
 {
 	s->redis.lease = NOBODY;
-	redis_evict(s, true, !s->redis.marks || KEEPS(PURGE_MARKS));
+	if (marks)
+		s->redis.marks = 0;
+	redis_evict(s, true, !s->redis.marks);
 }
 
 /*
@@ -251,6 +254,15 @@ redis_apply(State *s, unsigned txs, int version, int timeline, int nonce)
 	tidy(r);
 }
 
+/* Leases and payloads die with the nonce they were promised under. */
+void
+redis_set_nonce(State *s, int nonce)
+{
+	if (s->redis.nonce != (unsigned) nonce)
+		s->redis.lease_current = s->rest.promised = 0;
+	s->redis.nonce = s->rest.memory_nonce = nonce;
+}
+
 /*
  * A history begins at applied, or is resumed there: the relay that has found
  * nonce `expected` owns the target from here on and has to arm it.  After a
@@ -266,10 +278,11 @@ redis_begin(State *s, int expected, int nonce, int applied, int timeline)
 		return false;
 	if (expected == nonce && s->rest.memory_nonce != (unsigned) nonce && KEEPS(BEGIN_MEMORY))
 		return false;
-	r->nonce = s->rest.memory_nonce = nonce;
+	redis_set_nonce(s, nonce);
 	r->known = 1;
 	r->applied = r->applying = applied;
 	r->timeline = timeline;
+	s->rest.taken_over |= timeline;
 	r->armed = 0;
 	return true;
 }

@@ -19,73 +19,73 @@ static Scenario scenarios[] = {
 		.name = "strong-invalidate",
 		.words = "strong, invalidate, two writers through different rows",
 		.transactions = 2, .strong = true, .action = INVALIDATE, .two_rows = true,
-		.readers = 2, .relay_crashes = 1, .server_crashes = 1, .evict = true,
+		.readers = 2, .crashes = 1, .server = 1, .evict = true,
 	},
 	{
 		.name = "strong-update",
 		.words = "strong, update: the release brings the payload",
 		.transactions = 3, .strong = true, .action = UPDATE,
-		.readers = 1, .relay_crashes = 1, .server_crashes = 1, .evict = true, .positions = true,
+		.readers = 1, .crashes = 1, .server = 1, .evict = true, .positions = true,
 	},
 	{
 		.name = "eventual-update",
 		.words = "eventual, update between lo and hi",
 		.transactions = 3, .action = UPDATE, .statement = true, .positions = true,
-		.readers = 2, .relay_crashes = 1, .evict = true,
+		.readers = 2, .crashes = 1, .evict = true,
 	},
 	{
 		.name = "eventual-replicate",
 		.words = "eventual, replicate creates entries; the relay restarts twice",
 		.transactions = 3, .action = REPLICATE, .positions = true,
-		.readers = 1, .relay_crashes = 2, .server_crashes = 1, .evict = true,
+		.readers = 1, .crashes = 2, .server = 1, .evict = true,
 	},
 	{
 		.name = "eventual-async",
 		.words = "eventual, synchronous_commit = off",
 		.transactions = 3, .action = UPDATE, .positions = true, .async = true,
-		.readers = 1, .relay_crashes = 1, .server_crashes = 1,
+		.readers = 1, .crashes = 1, .server = 1,
 	},
 	{
 		.name = "l1-eventual",
 		.words = "L1 before Redis, eventual, update",
 		.transactions = 2, .action = UPDATE, .l1 = true,
-		.readers = 2, .relay_crashes = 1, .server_crashes = 1, .evict = true,
+		.readers = 2, .crashes = 1, .server = 1, .evict = true,
 	},
 	{
 		.name = "l1-strong",
 		.words = "L1 before Redis, strong, update",
 		.transactions = 2, .strong = true, .action = UPDATE, .l1 = true,
-		.readers = 2, .relay_crashes = 1, .evict = true,
+		.readers = 2, .crashes = 1, .evict = true,
 	},
 	{
 		.name = "failover-strong",
 		.words = "Redis fails over, strong, update",
 		.transactions = 2, .strong = true, .action = UPDATE, .confirm = true, .fresh = true,
-		.readers = 1, .relay_crashes = 1, .failovers = 1,
+		.readers = 1, .crashes = 1, .failovers = 1,
 	},
 	{
 		.name = "failover-eventual",
 		.words = "Redis fails over, eventual, update",
 		.transactions = 2, .action = UPDATE, .confirm = true, .fresh = true,
-		.readers = 1, .relay_crashes = 1, .failovers = 1,
+		.readers = 1, .crashes = 1, .failovers = 1,
 	},
 	{
 		.name = "flush",
 		.words = "Redis is flushed, strong, invalidate",
 		.transactions = 2, .strong = true, .action = INVALIDATE, .two_rows = true,
-		.readers = 1, .relay_crashes = 1, .flushes = 1,
+		.readers = 1, .crashes = 1, .flushes = 1,
 	},
 	{
 		.name = "flush-replicate",
 		.words = "Redis is flushed, eventual, replicate; the relay restarts twice",
 		.transactions = 2, .action = REPLICATE,
-		.readers = 1, .relay_crashes = 2, .flushes = 1, .evict = true,
+		.readers = 1, .crashes = 2, .flushes = 1, .evict = true,
 	},
 	{
 		.name = "prepared",
 		.words = "strong, update, the second transaction is a prepared one; Redis fails over",
 		.transactions = 2, .strong = true, .action = UPDATE, .prepare = true,
-		.readers = 1, .server_crashes = 1, .failovers = 1,
+		.readers = 1, .crashes = 1, .server = 1, .failovers = 1,
 	},
 	{
 		.name = "promotion-strong",
@@ -103,7 +103,7 @@ static Scenario scenarios[] = {
 		.name = "standby",
 		.words = "eventual, the second reader loads on a standby",
 		.transactions = 3, .action = UPDATE, .standby = true,
-		.readers = 2, .relay_crashes = 1,
+		.readers = 2, .crashes = 1,
 	},
 };
 
@@ -137,9 +137,8 @@ static const Mutation mutations[] = {
 	{OWN_MARK, "strong-update"},
 	{LAST_MARK, "strong-update"},
 	{FLOOR, "strong-update"},
-	{EVENT_FLOOR, "failover-strong"},
+	{RELEASE_ARMING, "failover-strong"},
 	{TAINT, "strong-update"},
-	{REMARK_TAINT, "failover-strong"},
 	{L1_CLOSED, "l1-eventual"},
 	{L1_TOKEN, "l1-eventual"},
 	{L1_QUARANTINE, "l1-strong"},
@@ -147,11 +146,10 @@ static const Mutation mutations[] = {
 	{REMARK, "failover-strong"},
 	{ARM_POSITION, "failover-strong"},
 	{PURGE, "failover-strong"},
-	{PURGE_MARKS, "failover-strong"},
 	{TIMELINE_PURGE, "promotion-eventual"},
 	{TIMELINE_FIRST, "promotion-eventual"},
 	{FILL_TIMELINE, "promotion-eventual"},
-	{RELEASE_TIMELINE, "promotion-strong"},
+	{WRITER_TIMELINE, "promotion-strong"},
 	{RELAY_TIMELINE, "promotion-eventual"},
 	{APPLYING_FIRST, "standby"},
 	{REPLIES_FIRST, "eventual-update"},
@@ -173,4 +171,14 @@ find_scenario(const char *name)
 			return &scenarios[i];
 	fail("no such scenario");
 	return NULL;
+}
+
+static Safeguard
+find_safeguard(const char *name)
+{
+	for (int i = 0; i < SAFEGUARD_COUNT; i++)
+		if (strcmp(safeguard_names[i], name) == 0)
+			return i;
+	fail("no such safeguard");
+	return SAFEGUARD_COUNT;
 }

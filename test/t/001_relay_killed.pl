@@ -60,5 +60,47 @@ for my $n (1 .. 2)
 $t->let_write(200);
 $t->finish_load('relay killed');
 is($t->purges($log), 0, 'no purge was needed');
+
+# ---------- delivered again in other portions ----------
+
+# A replicated row changes and goes, both are delivered, but `applied` is held
+# back by a weak change.  Then a relay that delivers them again ends between the
+# two: the row that was gone must not be served.
+$t->sql("CREATE TABLE b (id int PRIMARY KEY, n int);"
+	  . "SELECT mlcache.attach('b', key => 'b:{id}');"
+	  . 'INSERT INTO b SELECT g, 0 FROM generate_series(1, 5000) g');
+for my $skip (0, 1)
+{
+	my $id = 7100 + $skip;
+	my $window = 'mlcache.redelivery_window = 0';
+	my $before;
+
+	# nothing older is delivered again
+	$t->set_conf($window);
+	$t->sql("INSERT INTO r VALUES ($id, 0, 0)");
+	$before = substr($t->wait_published, 8);
+	$t->wait_for('the slot to go on',
+		sub {
+			$t->sql('INSERT INTO fence VALUES (1);'
+				  . "SELECT lpad(to_hex((confirmed_flush_lsn - '0/0')::bigint), 16, '0') >= '$before'"
+				  . ' FROM pg_replication_slots') eq 't';
+		});
+	$t->set_conf("$window\nmlcache.fault_points = 'relay-weak-due=skip'");
+	$t->wait_applied;
+	$t->sql('UPDATE w SET n = n + 1 WHERE id = 2400');
+	$t->sql("UPDATE r SET n = 1 WHERE id = $id");
+	$t->sql('UPDATE b SET n = n + 1');		# more than a batch holds
+	$t->sql("DELETE FROM r WHERE id = $id");
+	$t->wait_for('both', sub { $t->redis->command('EXISTS', "r:$id") == 0 });
+
+	$t->set_fault('relay-before-applied=exit', $skip ? 'relay-redelivery=skip' : ());
+	$t->wait_for('the row to be back', sub { $t->redis->command('EXISTS', "r:$id") == 1 });
+	$skip
+	  ? like($t->look_up("r:$id"), qr/"n":1/, 'what is back is served without that safeguard')
+	  : is($t->look_up("r:$id"), 'unarmed', 'what is back for a moment is not served');
+	$t->clear_fault;
+	$t->wait_applied;
+	is($t->look_up("r:$id"), 'lease', 'and is gone in the end');
+}
 $t->stop;
 done_testing();

@@ -111,13 +111,22 @@ $t->sql("CREATE TABLE wr (id int PRIMARY KEY, pad text);"
 $t->wait_applied;
 $t->sql("INSERT INTO wr SELECT g, '' FROM generate_series(1, 10) g");
 $t->wait_applied;
-$t->set_conf("mlcache.relay_work_mem = '1MB'");
-$t->sql("UPDATE wr SET pad = 'old' WHERE id <= 10");
-$t->sql("BEGIN; DELETE FROM wr WHERE id <= 10;"
-	  . "INSERT INTO wr SELECT g, repeat('x', 500) FROM generate_series(1001, 6000) g; COMMIT");
-$t->wait_applied;
-is(join(' ', map { $t->redis->command('EXISTS', "wr:$_") } 1 .. 10), '0 0 0 0 0 0 0 0 0 0',
-	'rows that a large transaction removed do not come back');
-is($t->redis->command('EXISTS', map { "wr:$_" } 1001 .. 6000), 5000, 'and its own are all there');
+for my $skip (0, 1)
+{
+	$t->write_fault("mlcache.relay_work_mem = '1MB'\n"
+		  . ($skip ? "mlcache.fault_points = 'relay-weak-order=skip'\n" : ''));
+	$t->sql("DELETE FROM wr; INSERT INTO wr SELECT g, '' FROM generate_series(1, 10) g");
+	$t->wait_applied;
+	$t->sql("UPDATE wr SET pad = 'old' WHERE id <= 10");
+	$t->sql("BEGIN; INSERT INTO wr SELECT g, repeat('x', 500) FROM generate_series(1001, 6000) g;"
+		  . 'DELETE FROM wr WHERE id <= 10; COMMIT');
+	$t->wait_applied;
+	is($t->redis->command('EXISTS', map { "wr:$_" } 1 .. 10), $skip ? 10 : 0,
+		$skip
+		? 'they do come back without that safeguard'
+		: 'rows that a large transaction removed do not come back');
+	is($t->redis->command('EXISTS', map { "wr:$_" } 1001 .. 6000), 5000, 'and its own are all there');
+	$t->write_fault('');
+}
 $t->stop;
 done_testing();
