@@ -14,7 +14,8 @@ SELECT listen() \gset
 -- the whole row is there
 INSERT INTO t VALUES (1, 'a', repeat('x', 3000));
 SELECT left(event, 90), length(event) FROM events();
--- big is not: invalidate instead; a payload without it is not concerned
+-- big is not: invalidate instead, or load again what must be there; a payload
+-- without it is not concerned
 UPDATE t SET v = 'b';
 SELECT * FROM events();
 -- changed, so it is there again

@@ -87,11 +87,13 @@ mlc_guc_define(void)
 							&mlc_lease_wait, 100, 0, 3600000,
 							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
 
-	DefineCustomIntVariable("mlcache.l1_size",
-							"Shared memory for the cache within this server.",
-							"0 turns it off: every read asks Redis.",
-							&mlc_l1_size, 32768, 0, MAX_KILOBYTES,
-							PGC_POSTMASTER, GUC_UNIT_KB, NULL, NULL, NULL);
+	/* a setting of the server's start cannot be defined after it */
+	if (process_shared_preload_libraries_in_progress)
+		DefineCustomIntVariable("mlcache.l1_size",
+								"Shared memory for the cache within this server.",
+								"0 turns it off: every read asks Redis.",
+								&mlc_l1_size, 32768, 0, MAX_KILOBYTES,
+								PGC_POSTMASTER, GUC_UNIT_KB, NULL, NULL, NULL);
 
 	DefineCustomIntVariable("mlcache.refresh_timeout",
 							"How long a loader may take when the relay reloads a document.",

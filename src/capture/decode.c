@@ -280,7 +280,11 @@ emit_new(LogicalDecodingContext *ctx, MlcBinding *binding, HeapTuple tuple,
 		return;
 	}
 	payload = payload_of(binding, tuple, desc);
-	emit(ctx, rule, payload ? rule->action : MLC_OP_INVALIDATE, key, payload);
+
+	/* not all of the row is in WAL: what must be there is loaded again */
+	emit(ctx, rule, payload ? rule->action :
+		 rule->action == MLC_OP_REPLICATE ? MLC_OP_REFRESH : MLC_OP_INVALIDATE,
+		 key, payload);
 }
 
 static void

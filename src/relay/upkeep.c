@@ -187,6 +187,11 @@ mlc_upkeep_connect(void)
 							   mlc_relay->rules))
 		{
 			mlc_flow_forget_l1();
+
+			/* what it lost is not applied any more, for those who wait */
+			if (target->applied.lsn < pg_atomic_read_u64(&mlc_relay->shared->applied_lsn))
+				pg_atomic_write_u64(&mlc_relay->shared->applied_lsn,
+									target->applied.lsn);
 			if (mlc_version_compare(target->applied, mlc_relay->position) < 0 &&
 				!MLC_FAULT_SKIP("relay-rewind"))
 				mlc_relay->rewind = true;

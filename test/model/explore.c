@@ -1,39 +1,25 @@
 /*
  * explore.c
- *		The search: every state a scenario can reach, breadth first, and the
- *		program around it.
+ *		The search: every state a scenario can reach, breadth first.
  *
  * A state is stored once, with the step that first led to it, so the path back
  * from a broken law is a shortest one.  Then a second pass asks the other
  * question: can every state still come to rest with the current row cached?
- * (AG EF settled.)  A protocol that answers every doubt by closing the cache for
- * good would break no law.
- *
- * usage: model [-v] [-s scenario [-o name=number]...] [-w safeguard] [-x safeguard]...
- *		-v	print the counterexample of a safeguard taken out as well
- *		-s	only this scenario (all, if it is not given)
- *		-w	only without this safeguard ("none": only intact)
- *		-x	without this safeguard in all that is explored
- *		-o	name=number: change what the scenario of -s chooses
+ * (AG EF settled, as CTL writes it.)  A protocol that answers every doubt by
+ * closing the cache for good would break no law.
  */
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "model.h"
 
 #define MAX_STATES (UINT32_C(1) << 26)
 #define MAX_SLOTS (MAX_STATES * 2)
 #define EMPTY UINT64_MAX
-
-const Scenario *scenario;
-uint64_t	taken_out;
-
-/* ---- what is known ---- */
+#define MAX_NEXT 64
+#define MAX_PATH 1000
 
 typedef struct Known
 {
@@ -44,34 +30,32 @@ typedef struct Known
 	uint8_t		rests;			/* a settled state can be reached from here */
 } Known;
 
-static Known *known;
-static uint32_t known_count;
-static uint64_t *slots;			/* hash << 32 | index, EMPTY where there is none */
-static uint32_t slot_count;
-
-static uint32_t current;		/* the state successors() is called for */
-static uint64_t step_taken[STEP_COUNT];
-static uint64_t transitions;
-
-#define MAX_NEXT 64
-
+/* What can happen next in the state at hand. */
 typedef struct Next
 {
 	State		state;
-	uint64_t	h;
+	uint64_t	hash;
 	Step		step;
 	int			who;
 } Next;
 
+const Scenario *scenario;
+uint64_t	taken_out;
+
+static Known *known;
+static uint32_t known_count;
+static uint64_t *slots;			/* hash and index, EMPTY where there is none */
+static uint32_t slot_count;
 static Next next[MAX_NEXT];
 static int	next_count;
 
-/* A law that is broken: where, by which step, into which state. */
-static const char *broken;
-static uint32_t broken_from;
-static Next broken_by;
+static const char *broken;		/* a law, if one is broken, */
+static uint32_t broken_from;	/* in which state, */
+static Next broken_by;			/* and by what */
+static uint64_t transitions;
+static uint64_t step_taken[STEP_COUNT];
 
-static void
+void
 fail(const char *what)
 {
 	fprintf(stderr, "model: %s\n", what);
@@ -86,8 +70,10 @@ out_of(const char *what)
 	exit(2);
 }
 
+/* ---- what is known ---- */
+
 static uint64_t
-hash(const State *s)
+hash_state(const State *s)
 {
 	uint64_t	h = 0;
 
@@ -106,42 +92,44 @@ hash(const State *s)
  * is nearly certain to be the one.
  */
 static uint32_t
-find(const State *s, uint64_t h)
+find(const State *s, uint64_t hash)
 {
-	uint32_t	i = (uint32_t) h & (slot_count - 1);
+	uint32_t	i = (uint32_t) hash & (slot_count - 1);
 
 	while (slots[i] != EMPTY &&
-		   (slots[i] >> 32 != h >> 32 ||
+		   (slots[i] >> 32 != hash >> 32 ||
 			memcmp(&known[(uint32_t) slots[i]].state, s, sizeof(State)) != 0))
 		i = (i + 1) & (slot_count - 1);
 	return i;
 }
 
 static void
-grow_slots(uint32_t count)
+set_slots(uint32_t count)
 {
+	if (count > MAX_SLOTS)
+		fail("too many states");
 	memset(slots, 0xff, (size_t) count * sizeof(uint64_t));
 	slot_count = count;
 	for (uint32_t i = 0; i < known_count; i++)
 	{
-		uint64_t	h = hash(&known[i].state);
-		uint32_t	slot = (uint32_t) h & (slot_count - 1);
+		uint64_t	hash = hash_state(&known[i].state);
 
-		while (slots[slot] != EMPTY)
-			slot = (slot + 1) & (slot_count - 1);
-		slots[slot] = (h >> 32) << 32 | i;
+		slots[find(&known[i].state, hash)] = (hash >> 32) << 32 | i;
 	}
 }
 
 static void
-add(uint32_t slot, uint64_t h, const State *s, Step step, int who)
+add(uint32_t slot, const Next *n, uint32_t from)
 {
 	if (known_count == MAX_STATES)
 		fail("too many states");
-	known[known_count] = (Known){.state = *s, .from = current, .step = step, .who = who};
-	slots[slot] = (h >> 32) << 32 | known_count++;
+	known[known_count] = (Known)
+	{
+		.state = n->state,.from = from,.step = n->step,.who = n->who
+	};
+	slots[slot] = (n->hash >> 32) << 32 | known_count++;
 	if (known_count > slot_count / 2)
-		grow_slots(slot_count * 2);
+		set_slots(slot_count * 2);
 }
 
 /* Address space for the most there may be; memory comes with its use. */
@@ -157,22 +145,24 @@ reserve(size_t size)
 	return memory;
 }
 
+/* ---- the search ---- */
+
 /*
- * What can happen next in one state is collected first, and looked up after:
- * the memory of every slot is on its way while the next successor is made.
+ * Successors are collected first and looked up after: the memory of every slot
+ * is on its way while the next one is made.
  */
 void
 emit(const State *s, Step step, int who)
 {
-	Next	   *n = &next[next_count++];
+	Next	   *n = &next[next_count];
 
-	if (next_count > MAX_NEXT)
+	if (next_count++ == MAX_NEXT)
 		fail("too many successors");
 	n->state = *s;
-	n->h = hash(s);
+	n->hash = hash_state(s);
 	n->step = step;
 	n->who = who;
-	__builtin_prefetch(&slots[(uint32_t) n->h & (slot_count - 1)]);
+	__builtin_prefetch(&slots[(uint32_t) n->hash & (slot_count - 1)]);
 }
 
 static void
@@ -182,55 +172,65 @@ collect(const State *s)
 	successors(s);
 	for (int i = 0; i < next_count; i++)
 	{
-		uint64_t	slot = slots[(uint32_t) next[i].h & (slot_count - 1)];
+		uint64_t	slot = slots[(uint32_t) next[i].hash & (slot_count - 1)];
 
 		if (slot != EMPTY)
 			__builtin_prefetch(&known[(uint32_t) slot]);
 	}
 }
 
-static void
-search(void)
+const char *
+search(const Scenario *s, uint64_t without)
 {
-	State		first = first_state();
+	Next		first = {.step = STEP_START};
 
-	known_count = 0;
-	broken = NULL;
-	transitions = 0;
-	current = 0;
-	grow_slots(1u << 17);
-	add(find(&first, hash(&first)), hash(&first), &first, STEP_START, 0);
-	for (current = 0; current < known_count && !broken; current++)
+	if (!known)
 	{
-		State		s = known[current].state;
+		known = reserve((size_t) MAX_STATES * sizeof(Known));
+		slots = reserve((size_t) MAX_SLOTS * sizeof(uint64_t));
+	}
+	scenario = s;
+	taken_out = without;
+	known_count = 0;
+	transitions = 0;
+	broken = NULL;
+	set_slots(UINT32_C(1) << 17);
+	first.state = first_state();
+	first.hash = hash_state(&first.state);
+	add(find(&first.state, first.hash), &first, 0);
 
-		collect(&s);
+	for (uint32_t i = 0; i < known_count; i++)
+	{
+		State		before = known[i].state;
+
+		collect(&before);
 		transitions += next_count;
-		for (int i = 0; i < next_count && !broken; i++)
+		for (int j = 0; j < next_count; j++)
 		{
-			const Next *n = &next[i];
+			const Next *n = &next[j];
 			uint32_t	slot;
 
 			step_taken[n->step]++;
-			broken = broken_law(&s, &n->state, n->step);
+			broken = broken_law(&before, &n->state, n->step);
 			if (broken)
 			{
-				broken_from = current;
+				broken_from = i;
 				broken_by = *n;
-				break;
+				return broken;
 			}
-			slot = find(&n->state, n->h);
+			slot = find(&n->state, n->hash);
 			if (slots[slot] == EMPTY)
-				add(slot, n->h, &n->state, n->step, n->who);
+				add(slot, n, i);
 		}
 	}
+	return NULL;
 }
 
 /*
- * Mark every state that can come to rest, until nothing changes; the number of
- * those that cannot, and one of them (the first reached).
+ * Mark every state that can come to rest, until nothing changes.  Those found
+ * last are nearest to the end, so the order is from the back.
  */
-static uint32_t
+uint32_t
 restless(uint32_t *example)
 {
 	uint32_t	left = known_count;
@@ -246,12 +246,15 @@ restless(uint32_t *example)
 
 			if (known[i].rests)
 				continue;
-			known[i].rests = settled(&s);
-			if (!known[i].rests)
-				collect(&s);
+			if (settled(&s))
+			{
+				known[i].rests = 1;
+				continue;
+			}
+			collect(&s);
 			for (int j = 0; j < next_count && !known[i].rests; j++)
 				known[i].rests =
-					known[(uint32_t) slots[find(&next[j].state, next[j].h)]].rests;
+					known[(uint32_t) slots[find(&next[j].state, next[j].hash)]].rests;
 			if (!known[i].rests)
 			{
 				left++;
@@ -262,205 +265,72 @@ restless(uint32_t *example)
 	return left;
 }
 
-/* ---- what is printed ---- */
+uint32_t
+states_found(void)
+{
+	return known_count;
+}
+
+uint64_t
+transitions_found(void)
+{
+	return transitions;
+}
+
+bool
+was_taken(Step step)
+{
+	return step_taken[step] > 0;
+}
+
+/* ---- the way to a state ---- */
 
 static int
-path_to(uint32_t i, uint32_t *path, int room)
+path_to(uint32_t i, uint32_t *path)
 {
 	int			length = 0;
 
 	for (; i != 0; i = known[i].from)
 	{
-		if (length == room)
+		if (length == MAX_PATH)
 			fail("a path is too long");
 		path[length++] = i;
 	}
 	return length;
 }
 
-static int
+int
+steps_to_broken(void)
+{
+	uint32_t	path[MAX_PATH];
+
+	return path_to(broken_from, path) + 1;
+}
+
+int
 print_path(uint32_t last)
 {
-	uint32_t	path[1000];
-	int			length = path_to(last, path, 1000);
+	uint32_t	path[MAX_PATH];
+	int			length = path_to(last, path);
 	uint32_t	from = 0;
 
-	printf("#   0  %s\n", step_words(STEP_START, 0));
-	print_state(NULL, &known[0].state);
+	print_step(0, STEP_START, 0, NULL, &known[0].state);
 	for (int i = length - 1; i >= 0; i--)
 	{
 		const Known *k = &known[path[i]];
 
-		printf("# %3d  %s\n", length - i, step_words(k->step, k->who));
-		print_state(&known[from].state, &k->state);
+		print_step(length - i, k->step, k->who, &known[from].state, &k->state);
 		from = path[i];
 	}
 	return length;
 }
 
-static void
+void
 print_broken(void)
 {
 	int			length = print_path(broken_from);
 
-	printf("# %3d  %s\n", length + 1, step_words(broken_by.step, broken_by.who));
-	print_state(&known[broken_from].state, &broken_by.state);
+	print_step(length + 1, broken_by.step, broken_by.who, &known[broken_from].state,
+			   &broken_by.state);
 	printf("#      %s\n", broken);
-}
-
-static int
-steps_to_broken(void)
-{
-	uint32_t	path[1000];
-
-	return path_to(broken_from, path, 1000) + 1;
-}
-
-/* ---- scenarios ---- */
-
-#include "scenarios.h"
-
-static uint64_t also_out;		/* -x */
-static int	tests;
-static int	failures;
-
-static void
-result(bool ok, const char *text)
-{
-	printf("%sok %d - %s\n", ok ? "" : "not ", ++tests, text);
-	fflush(stdout);
-	if (!ok)
-		failures++;
-}
-
-static void
-run_intact(const Scenario *s)
-{
-	char		text[300];
-	uint32_t	example = 0;
-	uint32_t	left;
-	clock_t		start = clock();
-
-	scenario = s;
-	taken_out = also_out;
-	search();
-	if (broken)
-	{
-		snprintf(text, sizeof(text), "scenario %s: violation in %d steps: %s", s->name,
-				 steps_to_broken(), broken);
-		result(false, text);
-		print_broken();
-		return;
-	}
-	left = restless(&example);
-	snprintf(text, sizeof(text), "scenario %s: %u states, no violation", s->name, known_count);
-	result(left == 0, text);
-	printf("# %s; %llu transitions, %.1f s\n", s->words, (unsigned long long) transitions,
-		   (double) (clock() - start) / CLOCKS_PER_SEC);
-	if (left)
-	{
-		printf("# %u states can never come to rest, the first of them:\n", left);
-		print_path(example);
-	}
-}
-
-static void
-run_without(const Mutation *m, bool verbose)
-{
-	char		text[300];
-
-	scenario = find_scenario(m->scenario);
-	taken_out = also_out | UINT64_C(1) << m->safeguard;
-	search();
-	if (broken)
-		snprintf(text, sizeof(text), "without %s: violation found in %d steps",
-				 safeguard_words[m->safeguard], steps_to_broken());
-	else
-		snprintf(text, sizeof(text), "without %s: no violation in %u states of %s",
-				 safeguard_words[m->safeguard], known_count, m->scenario);
-	result(broken != NULL, text);
-	if (broken)
-		printf("# %s: %s\n", m->scenario, broken);
-	if (broken && verbose)
-		print_broken();
-}
-
-/* -o: another choice for the scenario. */
-static void
-change(Scenario *s, const char *option)
-{
-	static const struct
-	{
-		const char *name;
-		size_t		offset;
-	}			choices[] = {
-#define CHOICE(name) {#name, offsetof(Scenario, name)}
-		CHOICE(transactions), CHOICE(strong), CHOICE(action), CHOICE(two_rows),
-		CHOICE(statement), CHOICE(positions), CHOICE(evict), CHOICE(l1), CHOICE(prepare),
-		CHOICE(standby), CHOICE(fresh), CHOICE(async), CHOICE(confirm), CHOICE(readers),
-		CHOICE(crashes), CHOICE(server), CHOICE(failovers), CHOICE(flushes),
-		CHOICE(promotions)
-#undef CHOICE
-	};
-	const char *equals = strchr(option, '=');
-
-	for (size_t i = 0; equals && i < sizeof(choices) / sizeof(choices[0]); i++)
-		if (strlen(choices[i].name) == (size_t) (equals - option) &&
-			strncmp(choices[i].name, option, equals - option) == 0)
-		{
-			*(int *) ((char *) s + choices[i].offset) = atoi(equals + 1);
-			return;
-		}
-	fail("no such choice");
-}
-
-int
-main(int argc, char **argv)
-{
-	const char *only_scenario = NULL;
-	const char *only_without = NULL;
-	bool		verbose = false;
-	int			option;
-
-	while ((option = getopt(argc, argv, "vs:w:o:x:")) != -1)
-		switch (option)
-		{
-			case 'v':
-				verbose = true;
-				break;
-			case 's':
-				only_scenario = optarg;
-				break;
-			case 'w':
-				only_without = optarg;
-				break;
-			case 'o':
-				if (!only_scenario)
-					fail("-o needs -s before it");
-				change(find_scenario(only_scenario), optarg);
-				break;
-			case 'x':
-				also_out |= UINT64_C(1) << find_safeguard(optarg);
-				break;
-			default:
-				fprintf(stderr, "usage: %s [-v] [-s scenario [-o name=number]...] [-w safeguard] [-x safeguard]...\n",
-						argv[0]);
-				return 2;
-		}
-	known = reserve((size_t) MAX_STATES * sizeof(Known));
-	slots = reserve((size_t) MAX_SLOTS * sizeof(uint64_t));
-	for (int i = 0; i < SCENARIOS; i++)
-		if ((!only_scenario || strcmp(only_scenario, scenarios[i].name) == 0) &&
-			(!only_without || strcmp(only_without, "none") == 0))
-			run_intact(&scenarios[i]);
-	if (!only_scenario && !only_without)
-		for (int i = 0; i < STEP_COUNT; i++)
-			if (!step_taken[i])
-				printf("# never taken: %s\n", step_words(i, 0));
-	for (int i = 0; i < MUTATIONS; i++)
-		if ((!only_scenario || strcmp(only_scenario, mutations[i].scenario) == 0) &&
-			(!only_without || strcmp(only_without, safeguard_names[mutations[i].safeguard]) == 0))
-			run_without(&mutations[i], verbose);
-	printf("1..%d\n", tests);
-	return failures ? 1 : 0;
 }

@@ -9,8 +9,9 @@
  * content of a copy is the set of transactions it shows.  Everything is kept
  * in 32 bytes, so that millions of states fit in memory.
  *
- * redis.c holds what Redis executes atomically, actors.c who sends it and
- * when, laws.c what must hold, explore.c the search, trace.c the words.
+ * redis.c holds what Redis executes atomically; transactions.c, readers.c,
+ * relay.c, ghost.c and faults.c who does what when; laws.c what must hold;
+ * scenarios.c what is explored; explore.c the search, trace.c the words.
  */
 #ifndef MODEL_H
 #define MODEL_H
@@ -228,7 +229,7 @@ _Static_assert(sizeof(State) == 32, "a state has 32 bytes");
 	X(NO_XID_FILL, "the rule that a transaction with an xid fills nothing") \
 	X(APPLIED_KNOWN, "the rule that no lease is given while applied is missing") \
 	X(PUBLISH_CAS, "the compare-and-set of the publications") \
-	X(PUBLISH_ARMED, "the check of the memory nonce in publications") \
+	X(PUBLISH_MEMORY, "the check of the memory nonce in publications") \
 	X(ARM_MEMORY, "the check of the memory nonce when arming") \
 	X(BEGIN_MEMORY, "the check of the memory nonce where a history begins after a purge") \
 	X(BEGIN_CAS, "the compare-and-set of the nonce where a history begins") \
@@ -380,31 +381,69 @@ typedef struct Scenario
 	int			promotions;		/* of PostgreSQL; R2 stays with the old primary */
 } Scenario;
 
+/* A safeguard, and where it is missed. */
+typedef struct Mutation
+{
+	Safeguard	safeguard;
+	const char *scenario;
+} Mutation;
+
+extern Scenario scenarios[];	/* the last has no name */
+extern const Mutation mutations[];	/* the last has no scenario */
+extern const Mutation spares[];	/* likewise */
+
 extern const Scenario *scenario;
 extern uint64_t taken_out;		/* bit set of Safeguard */
 
 /* True while the safeguard is in place. */
 #define KEEPS(safeguard) ((taken_out & (UINT64_C(1) << (safeguard))) == 0)
 
-/* actors.c: calls emit() for everything that can happen next. */
+/*
+ * explore.c: search() returns NULL or the law that is broken; restless() the
+ * number of states that can never come to rest, and one of them.
+ */
+extern const char *search(const Scenario *s, uint64_t without);
+extern uint32_t restless(uint32_t *example);
+extern uint32_t states_found(void);
+extern uint64_t transitions_found(void);
+extern bool was_taken(Step step);
+extern int	steps_to_broken(void);
+extern void print_broken(void);
+extern int	print_path(uint32_t last);
+extern void emit(const State *s, Step step, int who);
+extern void fail(const char *what);
+extern void out_of(const char *what);
+
+/* scenario.c: successors() emits everything that can happen next. */
 extern State first_state(void);
 extern void successors(const State *s);
 extern bool settled(const State *s);
 
-/* explore.c */
-extern void emit(const State *next, Step step, int who);
-extern void out_of(const char *what);
-
-/* database: part of actors.c, used by laws.c and trace.c */
+/* database.c; positions in WAL count from 1 */
 extern TxPhase tx_phase(const State *s, int tx);
 extern void set_tx_phase(State *s, int tx, TxPhase phase);
 extern Release tx_release(const State *s, int tx);
 extern void set_tx_release(State *s, int tx, Release release);
 extern int	wal_at(const State *s, int position);
+extern void set_wal(State *s, int position, int tx);
 extern int	wal_position(const State *s, int tx);
-extern unsigned old_prefix(const State *s, int position);
 extern unsigned wal_prefix(const State *s, int position);
+extern unsigned old_prefix(const State *s, int position);
 extern unsigned visible(const State *s);
+extern unsigned live_commits(const State *s);
+extern void cut_wal(State *s, int len);
+
+/* What each can do next. */
+extern void transaction_steps(const State *s, int tx);
+extern bool may_start(const State *s, int tx);
+extern void reader_steps(const State *s, int r);
+extern void leave_line(State *s);
+extern void relay_steps(const State *s);
+extern int	new_nonce(State *s);
+extern void relay_is_down(State *s);
+extern void bury_relay(State *s);
+extern void ghost_steps(const State *s);
+extern void fault_steps(const State *s);
 
 /* redis.c: each is atomic. */
 typedef enum Answer
@@ -439,6 +478,7 @@ extern const char *broken_law(const State *before, const State *after,
 
 /* trace.c */
 extern const char *step_words(Step step, int who);
-extern void print_state(const State *before, const State *after);
+extern void print_step(int number, Step step, int who, const State *before,
+					   const State *after);
 
 #endif							/* MODEL_H */

@@ -305,7 +305,7 @@ static bool
 own_target(const State *s, int nonce)
 {
 	return s->redis.nonce == (unsigned) nonce &&
-		(s->rest.memory_nonce == (unsigned) nonce || !KEEPS(PUBLISH_ARMED));
+		(s->rest.memory_nonce == (unsigned) nonce || !KEEPS(PUBLISH_MEMORY));
 }
 
 bool

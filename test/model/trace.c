@@ -2,7 +2,7 @@
  * trace.c
  *		A state and a step in words.
  *
- * print_state() prints the parts of a state that the step has changed, so a
+ * print_step() prints the parts of a state that the step has changed, so a
  * trace reads as a story: who does what, and what is different then.
  */
 #include <stdio.h>
@@ -223,13 +223,14 @@ step_words(Step step, int who)
 	return text;
 }
 
-/* Before is NULL for the first state: then everything is printed. */
+/* A step and what it changed; before is NULL for the first state. */
 void
-print_state(const State *before, const State *after)
+print_step(int number, Step step, int who, const State *before, const State *after)
 {
 	char		was[PARTS][PART_SIZE];
 	char		is[PARTS][PART_SIZE];
 
+	printf("# %3d  %s\n", number, step_words(step, who));
 	describe(after, is);
 	if (before)
 		describe(before, was);
