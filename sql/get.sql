@@ -181,6 +181,13 @@ REVOKE SELECT ON p FROM mlctest_reader;
 SET ROLE mlctest_reader;
 SELECT mlcache.get('p:7');
 RESET ROLE;
+-- what concerns a whole rule empties L1
+SELECT value FROM read('n:1.0');
+SELECT * FROM read('n:1.0');
+TRUNCATE n;
+SELECT settle();
+SELECT * FROM read('n:1.0');
+
 -- the table changes under the loader
 ALTER TABLE p ADD COLUMN extra int DEFAULT 5;
 SELECT settle();

@@ -46,6 +46,7 @@
 
 /* Redis takes strings up to 512 MB; this leaves room for the rest. */
 #define FILL_MAX ((uint32) 511 * 1024 * 1024)
+#define KEYS_A_CALL 100			/* of mlc_mget */
 #define LONGEST_PAUSE 20		/* ms between two questions for a busy key */
 
 static MlcSource last_source = MLC_FROM_NOWHERE;
@@ -174,28 +175,56 @@ new_token(void)
 	return psprintf("%s-%llx", prefix, (unsigned long long) ++counter);
 }
 
-static void
-append_get(MlcRead *read, const char *token, const char *lease)
+/* Does the answer come with how long the copy in L1 may live? */
+static bool
+with_pttl(MlcRead *read)
 {
-	const char *argv[7] = {"FCALL", "mlc_get", "1", read->key, token, lease,
-	read->link->ns};
-	size_t		lens[7] = {5, 7, 1, read->keylen, strlen(token), strlen(lease),
-	strlen(read->link->ns)};
+	return read->ticket.token != 0 && read->rule->ttl > 0;
+}
 
-	mlc_conn_append(read->link->conn, 7, argv, lens);
-	if (read->ticket.token != 0 && read->rule->ttl > 0)
-	{
-		StringInfoData guard;
-		MlcCommand	cmd;
+/*
+ * The next reads that ask this server, from *at on: as many as one call takes.
+ * Calls are made up by their states, which must not change in between.
+ */
+static int
+next_call(MlcLink *link, MlcRead *reads, int n, int *at, MlcRead **call)
+{
+	int			count = 0;
 
-		/* how long the copy in L1 may live */
-		initStringInfo(&guard);
-		mlc_key_guard(read->key, read->keylen, &guard);
-		mlc_command_init(&cmd);
-		mlc_command_add(&cmd, "PTTL", 4);
-		mlc_command_add(&cmd, guard.data, guard.len);
-		mlc_command_append(&cmd, read->link->conn);
-	}
+	for (; *at < n && count < KEYS_A_CALL; (*at)++)
+		if (reads[*at].state == MLC_READ_ASK && reads[*at].link == link)
+			call[count++] = &reads[*at];
+	return count;
+}
+
+/* One key or many: they differ in the shape of the answer. */
+static void
+append_call(MlcLink *link, MlcRead **call, int count, const char *token)
+{
+	MlcCommand	cmd;
+
+	mlc_command_init(&cmd);
+	mlc_command_add(&cmd, "FCALL", 5);
+	mlc_command_add_cstr(&cmd, count == 1 ? "mlc_get" : "mlc_mget");
+	mlc_command_add_int(&cmd, count);
+	for (int i = 0; i < count; i++)
+		mlc_command_add(&cmd, call[i]->key, call[i]->keylen);
+	mlc_command_add_cstr(&cmd, token);
+	mlc_command_add_int(&cmd, mlc_lease_timeout);
+	mlc_command_add_cstr(&cmd, link->ns);
+	mlc_command_append(&cmd, link->conn);
+	for (int i = 0; i < count; i++)
+		if (with_pttl(call[i]))
+		{
+			StringInfoData guard;
+
+			initStringInfo(&guard);
+			mlc_key_guard(call[i]->key, call[i]->keylen, &guard);
+			mlc_command_reset(&cmd);
+			mlc_command_add(&cmd, "PTTL", 4);
+			mlc_command_add(&cmd, guard.data, guard.len);
+			mlc_command_append(&cmd, link->conn);
+		}
 }
 
 static bool
@@ -272,32 +301,34 @@ take_answer(MlcRead *read, MlcReply *reply, const MlcBound *bound)
 	}
 }
 
-/* Reads the answers to append_get(); false: the connection is lost. */
+/* Reads the answers to append_call(); false: the connection is lost. */
 static bool
-take_answers(MlcLink *link, MlcRead *reads, int n, const MlcBound *bound)
+take_call(MlcLink *link, MlcRead **call, int count, const MlcBound *bound)
 {
-	for (int i = 0; i < n; i++)
+	MlcReply   *reply = mlc_conn_reply(link->conn);
+
+	if (reply == NULL)
+		return false;
+	for (int i = 0; i < count; i++)
 	{
-		MlcRead    *read = &reads[i];
-		bool		with_ttl = read->ticket.token != 0 &&
-		read->rule && read->rule->ttl > 0;
-		MlcReply   *reply;
+		MlcReply   *pttl;
 
-		if (read->state != MLC_READ_ASK || read->link != link)
+		call[i]->pttl = -1;
+		if (!with_pttl(call[i]))
 			continue;
-		reply = mlc_conn_reply(link->conn);
-		if (reply == NULL)
+		pttl = mlc_conn_reply(link->conn);
+		if (pttl == NULL)
 			return false;
-		read->pttl = -1;
-		if (with_ttl)
-		{
-			MlcReply   *pttl = mlc_conn_reply(link->conn);
+		call[i]->pttl = pttl->type == MLC_REPLY_INTEGER ? pttl->integer : -2;
+	}
+	for (int i = 0; i < count; i++)
+	{
+		MlcReply   *answer = reply;
 
-			if (pttl == NULL)
-				return false;
-			read->pttl = pttl->type == MLC_REPLY_INTEGER ? pttl->integer : -2;
-		}
-		take_answer(read, reply, bound);
+		if (count > 1 && reply->type == MLC_REPLY_ARRAY &&
+			reply->nelements == (size_t) count)
+			answer = reply->elements[i];
+		take_answer(call[i], answer, bound);
 	}
 	return true;
 }
@@ -307,9 +338,9 @@ static void
 ask_link(MlcLink *link, MlcRead *reads, int n, const char *token,
 		 const MlcBound *bound)
 {
-	char		lease[16];
+	MlcRead    *call[KEYS_A_CALL];
+	int			count;
 
-	pg_lltoa(mlc_lease_timeout, lease);
 	for (int attempt = 0; attempt < 2; attempt++)
 	{
 		bool		was_open = mlc_conn_is_open(link->conn);
@@ -318,10 +349,15 @@ ask_link(MlcLink *link, MlcRead *reads, int n, const char *token,
 			break;
 		if (mlc_link_drain(link))
 		{
-			for (int i = 0; i < n; i++)
-				if (reads[i].state == MLC_READ_ASK && reads[i].link == link)
-					append_get(&reads[i], token, lease);
-			if (take_answers(link, reads, n, bound))
+			bool		good = true;
+			int			at = 0;
+
+			while ((count = next_call(link, reads, n, &at, call)) > 0)
+				append_call(link, call, count, token);
+			at = 0;
+			while (good && (count = next_call(link, reads, n, &at, call)) > 0)
+				good = take_call(link, call, count, bound);
+			if (good)
 			{
 				mlc_link_good(link);
 				return;

@@ -55,6 +55,51 @@ class Lease(LibraryTest):
         self.assertEqual(self.get(token="t2")[0], "lease")
 
 
+class ManyKeys(LibraryTest):
+    KEYS = ["hit", "{tag}:hit", "absent", "busy", "marked", "forged", "free"]
+
+    def scene(self):
+        self.cache("hit")
+        self.cache("{tag}:hit", "tagged")
+        self.cache("absent", "", absent=1)
+        self.get("busy", token="other")
+        self.quarantine("o1", "marked")
+        self.r.set("forged", "x")
+
+    def mget(self, keys, *args):
+        return self.fcall("mlc_mget", keys, *(args or ("t1", 60000, "db")))
+
+    def without_time(self, answers):
+        return [answer[:1] if answer[0] == "busy" else answer for answer in answers]
+
+    def test_each_is_told_what_mlc_get_tells(self):
+        self.scene()
+        one = self.without_time([self.get(key) for key in self.KEYS])
+        self.setUp()
+        self.scene()
+        self.assertEqual(self.without_time(self.mget(self.KEYS)), one)
+        self.assertEqual(one[0][:2], ["hit", "old"])
+        self.assertIsNone(self.entry("forged"))
+        self.assertEqual(self.fill("free"), "ok")
+
+    def test_a_key_twice(self):
+        self.assertEqual([a[0] for a in self.mget(["k", "k"])], ["lease", "lease"])
+        self.assertEqual(self.fill(), "ok")
+
+    def test_unarmed(self):
+        self.cache("hit")
+        self.begin(arm=False)
+        self.assertEqual(self.mget(["hit", "miss"]), [["unarmed"], ["unarmed"]])
+        self.assertIsNone(self.guard("miss"))
+
+    def test_arguments(self):
+        self.refuses("MLCARG", "mlc_mget", [], "t1", 1000, "db")
+        self.refuses("MLCARG", "mlc_mget", ["k"], "t1", 1000)
+        self.refuses("MLCARG", "mlc_mget", ["k", "mlc:x"], "t1", 1000, "db")
+        self.refuses("MLCARG", "mlc_mget", ["k"], "t 1", 1000, "db")
+        self.refuses("MLCARG", "mlc_mget", ["k"], "t1", 0, "db")
+
+
 class Fill(LibraryTest):
     def test_fill(self):
         self.cache(payload="a|b\0c\n\xff", lo=100, hi=110)

@@ -36,7 +36,7 @@
 -- caller is not the only relay), MLCNS (say which namespace).
 
 -- Thousands count what older callers do not understand.
-local VERSION = 1001
+local VERSION = 1002
 
 local MAX_KEYS = 1000
 local MAX_MS = 1000 * 60 * 60 * 24 * 366 * 100
@@ -691,32 +691,8 @@ end
 
 -- ---------- reading ----------
 
--- 1 key; token, lease_ms [, ns] ->
---	 {'hit', payload, lo, hi, applied}
---	 {'absent', lo, hi, applied}	   cached: there is no such row
---	 {'lease', applied, applying}	   load the row in a new snapshot, mlc_fill
---	 {'busy', ms}					   somebody else loads; at most so long
---	 {'quarantined'}				   load the row, do not fill
---	 {'unarmed'}					   the same
--- The holder of a lease that asks again is given it again.
-local function mlc_get(keys, args)
-	need_keys(keys, 1, 1)
-	need_args(args, 2, 3)
-	local key = keys[1]
-	local name = guard_name(key)
-	local token = need_token(args[1])
-	local lease_ms = need_ms('lease', args[2], 1)
-	local ns = args[3] or default_namespace()
-	if not ns then
-		return {'unarmed'}
-	end
-	local nonce, applied, applying = get_state(ns)
-	if not is_armed(ns, nonce) or not applied then
-		return {'unarmed'}
-	end
-
-	local found = redis.call('MGET', key, name)
-	local payload, text = found[1], found[2]
+-- What a reader is told of one key, whose entry and guard have been read.
+local function look(key, name, payload, text, token, lease_ms, nonce, applied, applying)
 	if payload and text and #text == PLAIN_ENTRY_LEN and byte(text) ~= BAR then
 		return {'hit', payload, sub(text, 1, 24), sub(text, 26, 49), applied}
 	end
@@ -742,6 +718,58 @@ local function mlc_get(keys, args)
 	redis.call('SET', name, format('||||%s|%.0f|%s|', token, now + lease_ms, nonce),
 		'PX', lease_ms)
 	return {'lease', applied, applying}
+end
+
+-- 1 key; token, lease_ms [, ns] ->
+--	 {'hit', payload, lo, hi, applied}
+--	 {'absent', lo, hi, applied}	   cached: there is no such row
+--	 {'lease', applied, applying}	   load the row in a new snapshot, mlc_fill
+--	 {'busy', ms}					   somebody else loads; at most so long
+--	 {'quarantined'}				   load the row, do not fill
+--	 {'unarmed'}					   the same
+-- The holder of a lease that asks again is given it again.
+local function mlc_get(keys, args)
+	need_keys(keys, 1, 1)
+	need_args(args, 2, 3)
+	local key = keys[1]
+	local name = guard_name(key)
+	local token = need_token(args[1])
+	local lease_ms = need_ms('lease', args[2], 1)
+	local ns = args[3] or default_namespace()
+	if not ns then
+		return {'unarmed'}
+	end
+	local nonce, applied, applying = get_state(ns)
+	if not is_armed(ns, nonce) or not applied then
+		return {'unarmed'}
+	end
+	local found = redis.call('MGET', key, name)
+	return look(key, name, found[1], found[2], token, lease_ms, nonce, applied, applying)
+end
+
+-- n keys; token, lease_ms, ns -> an array of what mlc_get answers for each.
+local function mlc_mget(keys, args)
+	local n = need_keys(keys, 1, MAX_KEYS)
+	need_args(args, 3, 3)
+	local names = guard_names(keys)
+	local token = need_token(args[1])
+	local lease_ms = need_ms('lease', args[2], 1)
+	local nonce, applied, applying = get_state(args[3])
+	local serves = is_armed(args[3], nonce) and applied
+	local answers = {}
+	if not serves then
+		for i = 1, n do
+			answers[i] = {'unarmed'}
+		end
+		return answers
+	end
+	local payloads = redis.call('MGET', unpack(keys))
+	local texts = redis.call('MGET', unpack(names))
+	for i = 1, n do
+		answers[i] = look(keys[i], names[i], payloads[i], texts[i], token, lease_ms,
+			nonce, applied, applying)
+	end
+	return answers
 end
 
 -- 1 key; token, payload, ttl (ms, 0 = none), lo, hi, absent (0/1) [, ns] ->
@@ -1018,6 +1046,7 @@ register('mlc_publish', mlc_publish, 'allow-oom')
 register('mlc_apply', mlc_apply)
 register('mlc_invalidate', mlc_invalidate, 'allow-oom')
 register('mlc_get', mlc_get, 'allow-oom')
+register('mlc_mget', mlc_mget, 'allow-oom')
 register('mlc_fill', mlc_fill)
 register('mlc_quarantine', mlc_quarantine, 'allow-oom')
 register('mlc_release', mlc_release, 'allow-oom')
