@@ -20,6 +20,7 @@
 
 #include "access/htup_details.h"
 #include "access/timeline.h"
+#include "access/xact.h"
 #include "access/xlog.h"
 #include "access/xlogrecovery.h"
 #include "base/fault.h"
@@ -104,6 +105,8 @@ startup_cb(LogicalDecodingContext *ctx, OutputPluginOptions *opt, bool is_init)
 											  "mlcache transaction",
 											  ALLOCSET_SMALL_SIZES);
 	data->sink = mlc_decode_sink;
+	if (data->sink == NULL && IsTransactionState())
+		mlc_rule_look_at_present();
 	initStringInfo(&data->key);
 	initStringInfo(&data->oldkey);
 	ctx->output_plugin_private = data;

@@ -35,6 +35,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 
 typedef struct RuleById
 {
@@ -49,6 +50,9 @@ static HTAB *by_id = NULL;
 static MemoryContext cache_context = NULL;
 static Oid	rule_relid = InvalidOid;
 static Oid	rule_relation_index = InvalidOid;
+static Oid	present_rule_relid = InvalidOid;
+static bool present_is_known = false;
+static bool rule_relid_is_gone = false;
 static Oid	rule_id_index = InvalidOid;
 
 /*
@@ -110,6 +114,7 @@ relcache_callback(Datum arg, Oid relid)
 {
 	HASH_SEQ_STATUS status;
 
+	rule_relid_is_gone = false;
 	if (OidIsValid(relid) && relid != rule_relid)
 	{
 		MlcRelationRules *entry;
@@ -168,7 +173,7 @@ mlc_rule_relid(void)
 	Oid			nsp;
 
 	init();
-	if (!OidIsValid(rule_relid))
+	if (!OidIsValid(rule_relid) && !rule_relid_is_gone)
 	{
 		nsp = get_namespace_oid("mlcache", true);
 		if (OidIsValid(nsp))
@@ -177,8 +182,31 @@ mlc_rule_relid(void)
 			rule_id_index = get_relname_relid("rule_pkey", nsp);
 			rule_relid = get_relname_relid("rule", nsp);
 		}
+
+		/*
+		 * In the past there may be the table of an extension that has been
+		 * dropped since.  Its file is gone, so its rules cannot be known any
+		 * more; nor do they count.
+		 */
+		if (HistoricSnapshotActive() && present_is_known &&
+			rule_relid != present_rule_relid)
+		{
+			rule_relid = InvalidOid;
+			rule_relid_is_gone = true;
+		}
 	}
 	return rule_relid;
+}
+
+void
+mlc_rule_look_at_present(void)
+{
+	Assert(!HistoricSnapshotActive());
+	init();
+	rule_relid = InvalidOid;
+	rule_relid_is_gone = false;
+	present_rule_relid = mlc_rule_relid();
+	present_is_known = true;
 }
 
 const char *

@@ -134,6 +134,12 @@ extern MlcRule *mlc_rule_by_id(int32 id);
 /* The Oid of mlcache.rule, InvalidOid where the extension is missing. */
 extern Oid	mlc_rule_relid(void);
 
+/*
+ * Remembers which mlcache.rule is there now, for decoding what was before.  In
+ * a transaction, outside decoding.
+ */
+extern void mlc_rule_look_at_present(void);
+
 /* Builds a rule from a row of mlcache.rule, in the current context. */
 extern MlcRule *mlc_rule_from_tuple(HeapTuple tuple, TupleDesc desc);
 

@@ -174,6 +174,7 @@ mlc_upkeep_load(void)
 	rule_changes = mlc_rule_changes;
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
+	mlc_rule_look_at_present();
 	rules = OidIsValid(get_extension_oid("mlcache", true)) ? mlc_rule_all() : NIL;
 	if (rules != NIL)
 	{
