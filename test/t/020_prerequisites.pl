@@ -13,6 +13,8 @@ my $redis = MlcRedis->new('prerequisites');
 $redis->start;
 my $url = $redis->url;
 my $node = PostgreSQL::Test::Cluster->new('prerequisites');
+# settings that the caller gives to every server would be in the way here
+delete $ENV{TEMP_CONFIG};
 $node->init(extra => [ '--no-locale', '-E', 'UTF8' ]);
 $node->append_conf('postgresql.conf', "wal_level = replica\nmax_replication_slots = 0\nmax_wal_senders = 0");
 $node->start;
