@@ -10,6 +10,8 @@ ALTER TABLE t DROP x;
 SELECT mlcache.attach('t', key => 'u:{id}', action => 'update');
 SELECT mlcache.attach('t', key => 'r:{id}', action => 'replicate', capture => 'trigger');
 SELECT mlcache.attach('t', key => 'c:{id}', action => 'update', columns => '{ts,id,"Na me"}');
+-- what changes from here on is replicated
+SELECT settle();
 SELECT listen() \gset
 
 CREATE FUNCTION payloads() RETURNS TABLE (op text, key text, payload text) LANGUAGE sql AS $$

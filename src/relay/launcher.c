@@ -34,6 +34,7 @@
 #include "tcop/tcopprot.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #define RESTART_MIN 100			/* ms */
@@ -187,6 +188,18 @@ someone_scouts(void)
 	return scouts;
 }
 
+/* A database may have been dropped since somebody wanted its relay. */
+static bool
+database_exists(Oid dbid)
+{
+	bool		exists;
+
+	StartTransactionCommand();
+	exists = SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(dbid));
+	CommitTransactionCommand();
+	return exists;
+}
+
 /* Looks after one relay; returns ms until it has to be looked at again. */
 static long
 tend(Child *child, MlcRelayShared *relay)
@@ -225,6 +238,13 @@ tend(Child *child, MlcRelayShared *relay)
 		return TimestampDifferenceMilliseconds(now, child->retry_at) + 1;
 	if (someone_scouts())
 		return RESTART_MAX;
+	if (!database_exists(relay->dbid))
+	{
+		LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
+		relay->wanted = false;
+		LWLockRelease(mlc_shared->lock);
+		return RESTART_MAX;
+	}
 	start_child(child, relay);
 	return RESTART_MAX;
 }

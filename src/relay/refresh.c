@@ -203,6 +203,7 @@ reload(MlcTarget *target, Wish *wish)
 		return;
 
 	StartTransactionCommand();
+	XactReadOnly = true;		/* a loader has no business to write */
 	MemoryContextSwitchTo(caller);
 	PG_TRY();
 	{
