@@ -17,9 +17,13 @@ $t->start_load(async => 0.3);
 for my $n (1 .. 2)
 {
 	$t->let_write(200);
-	my $pid = $t->sql_patiently(
-		"SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend'"
-		  . " AND pid <> pg_backend_pid() AND query ~ '^UPDATE' ORDER BY query_start LIMIT 1");
+	my $pid = '';
+	$t->wait_for('a backend that writes', sub {
+		$pid = $t->sql_patiently(
+			"SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend'"
+			  . " AND pid <> pg_backend_pid() AND query ~ '^UPDATE' ORDER BY query_start LIMIT 1");
+		return $pid ne '';
+	});
 	my $position = $t->log_position;
 	kill 'KILL', $pid;
 	$t->wait_log(qr/server "redis" is connected/, $position);

@@ -56,7 +56,10 @@ def sessions(work):
                 cursor.execute("SET mlcache.fault_points = %s", (options.get("faults", ""),))
                 while not stop.is_set():
                     work(cursor, n)
-        except (psycopg2.OperationalError, psycopg2.InterfaceError):
+        except psycopg2.Error as error:
+            # a server that goes may say why, or nothing, or half a sentence
+            if error.pgcode is not None and error.pgcode[:2] not in ("08", "57"):
+                raise
             lost[0] += 1
         finally:
             connection.close()
