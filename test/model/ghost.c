@@ -20,16 +20,15 @@ bury_relay(State *n)
 	{
 		case RELAY_DOWN:
 			/* it had looked, and wanted to resume the history */
-			if (!n->redis.known)
+			if (!can_resume(n))
 				return;
-			ghost.phase = GHOST_BEGIN;
+			ghost.phase = GHOST_ADOPT;
 			ghost.nonce = new_nonce(n);
 			ghost.expected = n->redis.nonce;
 			ghost.pos = n->redis.applied;
 			break;
 		case RELAY_SETTING:
 			ghost.phase = GHOST_BEGIN;
-			ghost.expected = relay.nonce;
 			ghost.pos = relay.goal;
 			while (wal_prefix(n, ghost.pos) & ~visible(n))
 				ghost.pos--;
@@ -80,9 +79,14 @@ ghost_steps(const State *s)
 	{
 		case GHOST_NONE:
 			return;
+		case GHOST_ADOPT:
+			n.ghost = no_ghost;
+			if (redis_adopt(&n, ghost->expected, ghost->nonce, ghost->pos))
+				emit(&n, STEP_GHOST_ADOPT, 0);
+			break;
 		case GHOST_BEGIN:
 			n.ghost = no_ghost;
-			if (redis_begin(&n, ghost->expected, ghost->nonce, ghost->pos, ghost->timeline))
+			if (redis_begin(&n, ghost->nonce, ghost->pos, ghost->timeline))
 				emit(&n, STEP_GHOST_BEGIN, 0);
 			break;
 		case GHOST_APPLYING:

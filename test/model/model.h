@@ -75,7 +75,8 @@ typedef enum RelayPhase
 typedef enum GhostPhase
 {
 	GHOST_NONE,
-	GHOST_BEGIN,				/* a new history, or the old one resumed */
+	GHOST_ADOPT,
+	GHOST_BEGIN,				/* a new history after a purge */
 	GHOST_APPLYING,				/* one publication of applying, then commands */
 	GHOST_SENDING,				/* commands */
 	GHOST_APPLIED,				/* one publication of applied */
@@ -232,7 +233,8 @@ _Static_assert(sizeof(State) == 32, "a state has 32 bytes");
 	X(PUBLISH_MEMORY, "the check of the memory nonce in publications") \
 	X(ARM_MEMORY, "the check of the memory nonce when arming") \
 	X(BEGIN_MEMORY, "the check of the memory nonce where a history begins after a purge") \
-	X(BEGIN_CAS, "the compare-and-set of the nonce where a history begins") \
+	X(ADOPT_CAS, "the compare-and-set of the nonce when adopting") \
+	X(RESUME, "the rule that a history is resumed where the target stands then") \
 	X(NEW_NONCE, "the new nonce of a relay that adopts") \
 	X(OTHER_MARKS, "other owners' marks surviving") \
 	X(UPDATE_LO, "lo/hi in update: what a fill may have seen is not set again") \
@@ -327,6 +329,7 @@ typedef enum Safeguard
 	X(STEP_SET, "relay: sets applied after the purge") \
 	X(STEP_ARM, "relay: arms") \
 	X(STEP_RELAY_DIES, "the relay dies") \
+	X(STEP_GHOST_ADOPT, "late, of a dead relay: adopts the target") \
 	X(STEP_GHOST_BEGIN, "late, of a dead relay: begins a history") \
 	X(STEP_GHOST_ARM, "late, of a dead relay: arms") \
 	X(STEP_GHOST_APPLYING, "late, of a dead relay: publishes applying") \
@@ -368,7 +371,7 @@ typedef struct Scenario
 	int			positions;		/* reading hi is a step of its own */
 	int			evict;
 	int			l1;
-	int			prepare;		/* the second transaction is a prepared one */
+	int			prepare;		/* this transaction is a prepared one */
 	int			standby;		/* the second reader loads there */
 	int			fresh;			/* Redis is empty at first */
 	int			async;			/* synchronous_commit = off */
@@ -445,6 +448,7 @@ extern bool may_start(const State *s, int tx);
 extern void reader_steps(const State *s, int r);
 extern void leave_line(State *s);
 extern void relay_steps(const State *s);
+extern bool can_resume(const State *s);
 extern int	new_nonce(State *s);
 extern void relay_is_down(State *s);
 extern void bury_relay(State *s);
@@ -474,7 +478,9 @@ extern void redis_apply(State *s, unsigned txs, int version, int timeline, int n
 extern bool redis_publish_applying(State *s, int nonce, int previous, int next);
 extern bool redis_publish_applied(State *s, int nonce, int previous, int next);
 extern void redis_set_nonce(State *s, int nonce);
-extern bool redis_begin(State *s, int expected, int nonce, int applied, int timeline);
+extern bool redis_adopt(State *s, int expected, int nonce, int seen);
+extern void redis_disarm(State *s, int nonce);
+extern bool redis_begin(State *s, int nonce, int applied, int timeline);
 extern bool redis_arm(State *s, int nonce);
 extern bool redis_ready(const State *s);
 

@@ -264,19 +264,52 @@ redis_set_nonce(State *s, int nonce)
 }
 
 /*
- * A history begins at applied, or is resumed there: the relay that has found
- * nonce `expected` owns the target from here on and has to arm it.  After a
- * purge that is the relay's own nonce, and the memory has to know it too: else
- * this is not the server that was purged.
+ * Another relay takes over from the one whose nonce it has seen.  The history
+ * goes on where the target stands now, which need not be where it was seen to
+ * stand.
  */
 bool
-redis_begin(State *s, int expected, int nonce, int applied, int timeline)
+redis_adopt(State *s, int expected, int nonce, int seen)
 {
 	Redis	   *r = &s->redis;
 
-	if (KEEPS(BEGIN_CAS) && r->nonce != (unsigned) expected)
+	if (KEEPS(ADOPT_CAS) && r->nonce != (unsigned) expected)
 		return false;
-	if (expected == nonce && s->rest.memory_nonce != (unsigned) nonce && KEEPS(BEGIN_MEMORY))
+	if (s->rest.memory_nonce != r->nonce)
+		r->armed = 0;
+	redis_set_nonce(s, nonce);
+	if (!KEEPS(RESUME))
+	{
+		r->known = 1;
+		r->applied = seen;
+		r->armed = 0;
+	}
+	if (!r->armed)
+		r->applying = r->applied;
+	return true;
+}
+
+/* The target is the relay's own, and nothing of what was delivered is left. */
+void
+redis_disarm(State *s, int nonce)
+{
+	Redis	   *r = &s->redis;
+
+	redis_set_nonce(s, nonce);
+	r->known = r->armed = 0;
+	r->applied = r->applying = r->timeline = 0;
+}
+
+/*
+ * A history begins after a purge.  The memory has to know the relay's nonce:
+ * else another relay has taken over, or this is not the server that was purged.
+ */
+bool
+redis_begin(State *s, int nonce, int applied, int timeline)
+{
+	Redis	   *r = &s->redis;
+
+	if (KEEPS(BEGIN_MEMORY) && s->rest.memory_nonce != (unsigned) nonce)
 		return false;
 	redis_set_nonce(s, nonce);
 	r->known = 1;

@@ -41,11 +41,21 @@ new_nonce(State *n)
 	return ++n->rest.last_nonce;
 }
 
+/* Does the target hold a history that can go on? */
+bool
+can_resume(const State *s)
+{
+	if (!s->redis.known)
+		return false;
+	if (s->redis.applied < s->relay.slot && KEEPS(PURGE))
+		return false;
+	return s->redis.timeline == s->rest.timeline || !KEEPS(TIMELINE_PURGE);
+}
+
 /*
- * Take the target over.  What it holds says how to go on: with a target that
- * is armed nothing changes but the nonce; another is resumed where it stands,
- * and armed again later; where that is too far back, or nothing is known, all
- * goes.
+ * Take the target over.  With one that is armed nothing changes but the nonce;
+ * another is resumed where it stands, and armed again later; where that is too
+ * far back, or nothing is known, all goes.
  */
 static void
 adopt(const State *s)
@@ -56,32 +66,21 @@ adopt(const State *s)
 	bool		armed = r->known && r->armed && r->nonce == n.rest.memory_nonce;
 
 	relay->nonce = KEEPS(NEW_NONCE) || !armed ? new_nonce(&n) : (int) r->nonce;
-	relay->pos = r->applied;
-	if (!r->known || (r->applied < relay->slot && KEEPS(PURGE)) ||
-		(r->timeline != n.rest.timeline && KEEPS(TIMELINE_PURGE)))
+	if (can_resume(s))
 	{
-		redis_set_nonce(&n, relay->nonce);
-		r->known = r->armed = 0;
-		r->applied = r->applying = r->timeline = 0;
-		relay->pos = 0;
-		relay->purge = 1;
-		relay->phase = RELAY_PURGING;
-	}
-	else if (armed)
-	{
-		redis_set_nonce(&n, relay->nonce);
+		redis_adopt(&n, r->nonce, relay->nonce, r->applied);
 		r->timeline = n.rest.timeline;
 		n.rest.taken_over |= n.rest.timeline;
-		relay->phase = RELAY_IDLE;
+		relay->pos = r->applied > relay->slot ? r->applied : relay->slot;
+		relay->applying = r->applying;
+		relay->phase = r->armed ? RELAY_IDLE : RELAY_LISTING;
 	}
 	else
 	{
-		redis_begin(&n, r->nonce, relay->nonce, r->applied, n.rest.timeline);
-		relay->phase = RELAY_LISTING;
+		redis_disarm(&n, relay->nonce);
+		relay->purge = 1;
+		relay->phase = RELAY_PURGING;
 	}
-	relay->applying = r->applying;
-	if (relay->pos < relay->slot && !relay->purge)
-		relay->pos = relay->slot;
 	emit(&n, STEP_ADOPT, 0);
 }
 
@@ -257,7 +256,7 @@ relay_steps(const State *s)
 				if ((wal_prefix(s, at) & ~visible(s)) || (int) s->db.flushed < at)
 					break;
 				n = *s;
-				if (redis_begin(&n, relay->nonce, relay->nonce, at, s->rest.timeline))
+				if (redis_begin(&n, relay->nonce, at, s->rest.timeline))
 				{
 					n.relay.pos = n.relay.applying = at;
 					n.relay.purge = 0;

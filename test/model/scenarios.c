@@ -24,8 +24,8 @@ Scenario	scenarios[] = {
 	},
 	{
 		.name = "prepared",
-		.words = "as before, the second transaction is a prepared one; Redis fails over",
-		.transactions = 2,.strong = 1,.action = UPDATE,.prepare = 1,
+		.words = "strong, update, T2 is a prepared transaction; Redis fails over",
+		.transactions = 2,.strong = 1,.action = UPDATE,.prepare = 2,
 		.readers = 1,.crashes = 1,.server = 1,.failovers = 1,
 	},
 	{
@@ -71,6 +71,12 @@ Scenario	scenarios[] = {
 		.readers = 1,.crashes = 1,.failovers = 1,
 	},
 	{
+		.name = "failover-replicate",
+		.words = "an armed Redis fails over; eventual, replicate; the relay dies twice",
+		.transactions = 2,.action = REPLICATE,
+		.readers = 1,.crashes = 2,.failovers = 1,
+	},
+	{
 		.name = "failover-strong",
 		.words = "an armed Redis fails over; strong, update",
 		.transactions = 2,.strong = 1,.action = UPDATE,.confirm = 1,
@@ -90,9 +96,9 @@ Scenario	scenarios[] = {
 	},
 	{
 		.name = "flush-replicate",
-		.words = "Redis is flushed; eventual, replicate; the relay dies twice",
-		.transactions = 2,.action = REPLICATE,
-		.readers = 1,.crashes = 2,.flushes = 1,.evict = 1,
+		.words = "Redis is flushed; eventual, replicate",
+		.transactions = 3,.action = REPLICATE,
+		.readers = 1,.crashes = 1,.flushes = 1,.evict = 1,
 	},
 	{
 		.name = "promotion-strong",
@@ -153,7 +159,7 @@ const Mutation mutations[] = {
 	{PUBLISH_MEMORY, "failover-eventual"},
 	{PURGE, "failover-strong"},
 	{BEGIN_MEMORY, "arming-strong"},
-	{BEGIN_CAS, "flush-replicate"},
+	{RESUME, "failover-replicate"},
 	{TIMELINE_PURGE, "promotion-eventual"},
 	{TIMELINE_FIRST, "promotion-eventual"},
 	{WRITER_TIMELINE, "promotion-strong"},
@@ -163,6 +169,7 @@ const Mutation mutations[] = {
 
 /* Covered by others: nothing is missed, as long as those are in place. */
 const Mutation spares[] = {
+	{ADOPT_CAS, "failover-replicate"},
 	{LEASE_NONCE, "failover-strong"},
 	{REPLICATE_APPLIED, "eventual-replicate"},
 	{GUARDED_ENTRY, "strong-update"},

@@ -196,11 +196,11 @@ describe(const State *s, char part[PARTS][PART_SIZE])
 	if (s->ghost.phase)
 	{
 		static const char *const ghost_words[] = {
-			"", "begin at", "applying and commands", "commands", "applied", "arm"
+			"", "adopt, seen at", "begin at", "applying and commands", "commands", "applied", "arm"
 		};
 
 		sprintf(part[5], "dead relay: nonce %d, %s", s->ghost.nonce, ghost_words[s->ghost.phase]);
-		if (s->ghost.phase == GHOST_BEGIN)
+		if (s->ghost.phase <= GHOST_BEGIN)
 			sprintf(one, " %d", s->ghost.pos);
 		else
 			sprintf(one, " to %d, sent to %d", s->ghost.to, s->ghost.next);

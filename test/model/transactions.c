@@ -35,7 +35,7 @@ may_start(const State *s, int tx)
 static bool
 prepared(int tx)
 {
-	return scenario->prepare && tx == 1;
+	return scenario->prepare == tx + 1;
 }
 
 static void
