@@ -271,10 +271,6 @@ MUTANTS = [
      "			if committed then\n				guard.floor = latest(guard.floor, version)\n			end\n			clear",
      "			guard.taint = true\n			clear",
      ["Release.test_an_abort_raises_no_floor"]),
-    ("renewing brings a mark back",
-     "		if guard and guard.marks[owner] then\n			guard.marks[owner] = limit",
-     "		if guard then\n			guard.marks[owner] = limit",
-     ["Renew.test_never_where_it_does_not_stand"]),
 
     # -- keys, arguments, other people's data
     ("keys of ours are accepted",

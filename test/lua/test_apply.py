@@ -343,7 +343,6 @@ class OutOfMemory(LibraryTest):
     def test_what_deletes_or_publishes_gets_through(self):
         self.fcall("mlc_publish", [], "db", "n1", V(100), V(100), V(120))
         self.quarantine("o1", "q")
-        self.fcall("mlc_renew", ["q"], "db", "o1", 0)
         self.release("o1", key="q")
         self.fcall("mlc_sweep", [], "db", 0, 100)
         self.fcall("mlc_invalidate", ["k"], "db", "")

@@ -167,7 +167,6 @@ class Cluster(OwnServer):
             self.assertEqual(self.get(key, "t2")[:2], ["hit", "y"])
             self.quarantine("o1", key, ns=ns)
             self.assertEqual(self.release("o1", 130, "z", key=key, ns=ns), [1, 0, 0])
-            self.fcall("mlc_renew", [key], ns, "o1", 0)
             self.quarantine("o2", key, timeout=0, ns=ns)
         answer = self.fcall("mlc_sweep", [], ns, 0, 1000)
         self.assertEqual(len(answer[2]), 6)

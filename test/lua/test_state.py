@@ -155,7 +155,6 @@ class Arguments(LibraryTest):
             self.refuses("MLCARG", "mlc_adopt", [], "db", "n1", bad)
             self.refuses("MLCARG", "mlc_quarantine", ["k"], "db", "", bad, 0)
             self.refuses("MLCARG", "mlc_release", ["k"], "db", bad, "", 0, 0, "")
-            self.refuses("MLCARG", "mlc_renew", ["k"], "db", bad, 0)
             if bad:
                 self.refuses("MLCARG", "mlc_invalidate", ["k"], "db", bad)
                 self.refuses("MLCARG", "mlc_apply", ["k"], "db", "n1", "i" + bad, V(1), 0, "")
@@ -199,7 +198,6 @@ class Arguments(LibraryTest):
             self.refuses("MLCARG", "mlc_apply", ["k"], "db", "n1", "u", V(120), bad, "x")
             self.refuses("MLCARG", "mlc_quarantine", ["k"], "db", "", "o", bad)
             self.refuses("MLCARG", "mlc_release", ["k"], "db", "o", V(1), 1, bad, "x")
-            self.refuses("MLCARG", "mlc_renew", ["k"], "db", "o", bad)
         self.refuses("MLCARG", "mlc_get", ["k"], "t", 0)
 
     def test_flags(self):
@@ -216,7 +214,7 @@ class Arguments(LibraryTest):
                  "mlc_arm": (0, 2), "mlc_adopt": (0, 3), "mlc_publish": (0, 5),
                  "mlc_sweep": (0, 3), "mlc_purge": (0, 4), "mlc_get": (1, 2),
                  "mlc_fill": (1, 6), "mlc_invalidate": (1, 2), "mlc_quarantine": (1, 4),
-                 "mlc_renew": (1, 3), "mlc_release": (1, 6), "mlc_apply": (1, 6)}
+                 "mlc_release": (1, 6), "mlc_apply": (1, 6)}
         for function, (keys, args) in calls.items():
             self.refuses("MLCARG", function, ["k"] * keys, *["db"] * (args - 1))
             self.refuses("MLCARG", function, ["k"] * keys, *["db"] * (args + 2))
@@ -243,7 +241,6 @@ class Arguments(LibraryTest):
                 self.refuses("MLCARG", "mlc_invalidate", keys, "db", "")
                 self.refuses("MLCARG", "mlc_quarantine", keys, "db", "", "o", 0)
                 self.refuses("MLCARG", "mlc_release", keys, "db", "o", *[V(120), 1, 0, "x"] * n)
-                self.refuses("MLCARG", "mlc_renew", keys, "db", "o", 0)
 
     def test_guards_of_all_kinds_of_keys(self):
         for key, guard in (("product:42", "mlc:{product:42}"), ("mlc", "mlc:{mlc}"),

@@ -1,4 +1,4 @@
-"""Quarantines of strong writers: mlc_quarantine, mlc_release, mlc_renew."""
+"""Quarantines of strong writers: mlc_quarantine, mlc_release."""
 from harness import LibraryTest, V
 
 
@@ -36,7 +36,6 @@ class Quarantine(LibraryTest):
             self.quarantine("o1")
             self.assertEqual(self.r.ttl("mlc:{k}"), -1)
             self.quarantine("o2")
-            self.fcall("mlc_renew", ["k"], "db", "o1", 1000)
             self.release("o2", 120)
             self.apply(("u", "k", 120, "x", 5000))
             self.assertEqual(self.r.ttl("mlc:{k}"), -1)
@@ -266,52 +265,6 @@ class Release(LibraryTest):
                                     V(120), 1, 5000, "vc"), [1, 1, 1])
         self.assertEqual([self.entry(k) for k in keys], ["va", None, None])
         self.assertEqual(list(self.marks("c")), ["o2"])
-
-
-class Renew(LibraryTest):
-    def renew(self, owner, timeout, keys=("k",)):
-        return self.fcall("mlc_renew", list(keys), "db", owner, timeout)
-
-    def test_renew(self):
-        self.quarantine("o1", timeout=60000)
-        old = self.marks()["o1"]
-        self.assertEqual(self.renew("o1", 600000), 1)
-        self.assertGreater(self.marks()["o1"], old)
-        self.assertEqual(self.renew("o1", 0), 1)
-        self.assertEqual(self.marks(), {"o1": 0})
-
-    def test_the_old_deadline_counts_no_more(self):
-        self.quarantine("o1", timeout=1)
-        old = self.marks()["o1"]
-        self.renew("o1", 60000)
-        self.wait_past(old)
-        self.assertEqual(self.get(), ["quarantined"])
-
-    def test_overdue_but_nobody_came(self):
-        self.quarantine("o1")
-        self.mark_over("o1")
-        self.assertEqual(self.renew("o1", 60000), 1)
-        self.assertEqual(self.get(), ["quarantined"])
-        self.assertEqual(self.release("o1", 120, "v120"), [1, 0, 0])
-
-    def test_never_where_it_does_not_stand(self):
-        self.quarantine("o1")
-        self.mark_over("o1")
-        self.cache()
-        self.assertEqual(self.renew("o1", 60000), 0)
-        self.assertEqual(self.entry(), "old")
-        self.assertEqual(self.marks(), {})
-
-    def test_others_stay(self):
-        self.quarantine("o1")
-        self.quarantine("o2")
-        self.release("o3", 120)
-        before = self.guard()
-        self.renew("o1", 600000, ["k", "nothing"])
-        after = self.guard()
-        self.assertEqual(before["floor"], after["floor"])
-        self.assertEqual(set(self.marks()), {"o1", "o2"})
-        self.assertIsNone(self.guard("nothing"))
 
 
 class Strong(LibraryTest):

@@ -904,32 +904,6 @@ local function mlc_release(keys, args)
 	return {set, deleted, waiting}
 end
 
--- n keys; ns, owner, timeout (ms, 0 = none): a new deadline for owner's
--- marks, where they still stand -> how many do.  One that nobody has acted
--- upon since its deadline passed still stands.
-local function mlc_renew(keys, args)
-	local n = need_keys(keys, 1, MAX_KEYS)
-	need_args(args, 3, 3)
-	need_name('namespace', args[1])
-	local owner = need_name('owner', args[2])
-	local timeout = need_ms('timeout', args[3], 0)
-	local names = guard_names(keys)
-	local texts = redis.call('MGET', unpack(names))
-	local limit = timeout > 0 and now_ms() + timeout or 0
-	local plan = new_plan()
-	local renewed = 0
-	for i = 1, n do
-		local guard = parse_guard(texts[i])
-		if guard and guard.marks[owner] then
-			guard.marks[owner] = limit
-			put(plan, names[i], marks_text(guard), 0)
-			renewed = renewed + 1
-		end
-	end
-	run(plan)
-	return renewed
-end
-
 -- ---------- cleaning up ----------
 
 local function scan(args, pattern)
@@ -1050,6 +1024,5 @@ register('mlc_mget', mlc_mget, 'allow-oom')
 register('mlc_fill', mlc_fill)
 register('mlc_quarantine', mlc_quarantine, 'allow-oom')
 register('mlc_release', mlc_release, 'allow-oom')
-register('mlc_renew', mlc_renew, 'allow-oom')
 register('mlc_sweep', mlc_sweep, 'allow-oom')
 register('mlc_purge', mlc_purge, 'allow-oom')
