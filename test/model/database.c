@@ -101,6 +101,18 @@ visible(const State *s)
 	return set;
 }
 
+bool
+is_prepared(int tx)
+{
+	return scenario->prepare == tx + 1;
+}
+
+bool
+closes_server(int tx)
+{
+	return scenario->close == tx + 1;
+}
+
 /* Commits between their quarantine and their release. */
 unsigned
 live_commits(const State *s)

@@ -14,6 +14,9 @@ crash_server(const State *s)
 	bury_relay(&n);
 	leave_line(&n);
 	n.line.marks = n.line.closed = 0;
+	for (int tx = 0; tx < scenario->transactions; tx++)
+		if (tx_phase(s, tx) == TX_PREPARED && scenario->l1 && KEEPS(L1_PREPARED))
+			n.line.marks |= 1u << tx;
 
 	/*
 	 * A reader loses its connection and what it has read with it.  A fill

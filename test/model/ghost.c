@@ -52,7 +52,7 @@ bury_relay(State *n)
 			if (!relay.arming || relay.pos < relay.goal)
 				return;
 			ghost.phase = GHOST_ARM;
-			ghost.pos = 0;
+			ghost.pos = relay.closes;
 			break;
 		default:
 			return;
@@ -114,7 +114,7 @@ ghost_steps(const State *s)
 			break;
 		case GHOST_ARM:
 			n.ghost = no_ghost;
-			if (redis_arm(&n, ghost->nonce))
+			if (redis_arm(&n, ghost->nonce, ghost->pos))
 				emit(&n, STEP_GHOST_ARM, 0);
 			break;
 	}

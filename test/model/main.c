@@ -79,7 +79,7 @@ change(Scenario *s, const char *option)
 	}			choices[] = {
 #define CHOICE(name) {#name, offsetof(Scenario, name)}
 		CHOICE(transactions), CHOICE(strong), CHOICE(action), CHOICE(two_rows),
-		CHOICE(statement), CHOICE(positions), CHOICE(evict), CHOICE(l1), CHOICE(prepare),
+		CHOICE(statement), CHOICE(positions), CHOICE(evict), CHOICE(l1), CHOICE(prepare), CHOICE(close),
 		CHOICE(standby), CHOICE(fresh), CHOICE(async), CHOICE(confirm), CHOICE(readers),
 		CHOICE(crashes), CHOICE(server), CHOICE(failovers), CHOICE(flushes),
 		CHOICE(promotions)

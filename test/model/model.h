@@ -67,7 +67,7 @@ typedef enum RelayPhase
 	RELAY_OPENED,				/* L1 open again */
 	RELAY_PURGING,				/* adopted, entries not removed yet */
 	RELAY_LISTING,				/* about to list the live commits */
-	RELAY_MARKING,				/* marking them again */
+	RELAY_WAITING,				/* until those are over */
 	RELAY_LOOKING,				/* about to read the insert position */
 	RELAY_SETTING				/* purge: about to set applied */
 } RelayPhase;
@@ -110,6 +110,7 @@ typedef struct Redis
 	uint32_t	armed:1;
 	uint32_t	timeline:1;		/* of applied */
 	uint32_t	entry_timeline:1;	/* of lo and hi */
+	uint32_t	closes:2;		/* how often writers have closed it */
 } Redis;
 
 typedef struct Reader
@@ -134,9 +135,10 @@ typedef struct Relay
 	uint32_t	slot:2;			/* redelivery is possible from here */
 	uint32_t	arming:1;
 	uint32_t	goal:2;			/* arm once delivered up to here */
-	uint32_t	live:3;			/* live commits still to be marked */
+	uint32_t	live:3;			/* commits that were live when listed */
 	uint32_t	purge:1;
-	uint32_t	unused:8;
+	uint32_t	closes:2;		/* as they were when listed */
+	uint32_t	unused:6;
 } Relay;
 
 /* What a dead relay left in the network. */
@@ -145,7 +147,7 @@ typedef struct Ghost
 	uint16_t	phase:3;
 	uint16_t	nonce:3;
 	uint16_t	expected:3;		/* what its compare-and-set expects */
-	uint16_t	pos:2;
+	uint16_t	pos:2;			/* GHOST_ARM: the closes it expects */
 	uint16_t	to:2;
 	uint16_t	next:2;
 	uint16_t	timeline:1;
@@ -157,7 +159,8 @@ typedef struct Line
 	uint16_t	token:2;		/* 1 + reader */
 	uint16_t	content:3;
 	uint16_t	closed:1;		/* by the relay */
-	uint16_t	marks:3;		/* by strong writers */
+	uint16_t	marks:3;		/* by strong writers; a prepared one's stay
+								 * until the relay is past it */
 	uint16_t	unused:5;
 } Line;
 
@@ -196,7 +199,7 @@ typedef struct Rest
 	uint32_t	old_wal2:2;
 	uint32_t	taken_over:1;	/* the target has been the new one's once */
 	uint32_t	promised:3;		/* quarantined, armed, under the nonce of now */
-	uint32_t	unused:3;
+	uint32_t	late:3;			/* quarantines under way whose owner is gone */
 } Rest;
 
 typedef union State
@@ -252,7 +255,7 @@ _Static_assert(sizeof(State) == 32, "a state has 32 bytes");
 	X(L1_QUARANTINE, "the quarantine of L1") \
 	X(ARMING, "the arming") \
 	X(LEASE_NONCE, "the lease's arming at the fill") \
-	X(REMARK, "live commits marked again before arming") \
+	X(WAIT_COMMITS, "the wait for the commits under way before arming") \
 	X(ARM_POSITION, "delivery up to the insert position before arming") \
 	X(PURGE, "the purge where the gap is too long") \
 	X(TIMELINE_PURGE, "the purge at a new timeline") \
@@ -268,8 +271,11 @@ _Static_assert(sizeof(State) == 32, "a state has 32 bytes");
 	X(POSITION_AFTER, "hi read after the snapshot") \
 	X(GUARDED_ENTRY, "an entry without its guard is a miss") \
 	X(MARKS_STAY, "a guard with a mark is never evicted") \
-	X(PREPARED_STAYS, "marks of prepared transactions without a deadline") \
-	X(RENEWAL, "the renewal of the marks of a live commit")
+	X(SWEEP_PROGRESS, "the sweep's question whether a mark's owner is in progress") \
+	X(SWEEP_PREPARED, "the rule that a prepared transaction is in progress") \
+	X(L1_PREPARED, "L1 bypassed for prepared transactions") \
+	X(CLOSE, "the closing of the server for a rule as a whole") \
+	X(CLOSE_COUNT, "the count of closings compared when arming")
 
 typedef enum Safeguard
 {
@@ -293,7 +299,11 @@ typedef enum Safeguard
 	X(STEP_ABORT, "T%d aborts") \
 	X(STEP_RELEASE, "the release of T%d arrives") \
 	X(STEP_RELEASE_LOST, "the release of T%d is lost") \
-	X(STEP_MARK_EXPIRES, "the mark of T%d expires") \
+	X(STEP_CLOSE, "T%d closes the server") \
+	X(STEP_MARK_CUT, "T%d sends its quarantine and is gone") \
+	X(STEP_MARK_LATE, "the quarantine of T%d arrives late") \
+	X(STEP_MARK_LOST, "the quarantine of T%d is lost") \
+	X(STEP_SWEEP, "relay: sweeps the mark of T%d") \
 	X(STEP_FLUSH, "WAL is flushed") \
 	X(STEP_OLD_SNAPSHOT, "R%d takes a snapshot it will keep") \
 	X(STEP_PLACE, "R%d puts a placeholder into L1") \
@@ -321,10 +331,11 @@ typedef enum Safeguard
 	X(STEP_REFUSED, "relay: a publication is refused") \
 	X(STEP_CONFIRM, "relay: confirms the slot") \
 	X(STEP_NOTICE, "relay: sees that the target is not its own any more") \
+	X(STEP_CLOSED, "relay: sees that the server has been closed") \
 	X(STEP_PURGE, "relay: removes every entry and lease") \
 	X(STEP_PURGE_MARKS, "relay: removes every entry, lease and mark") \
 	X(STEP_LIST, "relay: lists the live commits") \
-	X(STEP_REMARK, "relay: marks T%d again") \
+	X(STEP_OVER, "relay: the commits it has listed are over") \
 	X(STEP_LOOK, "relay: reads the insert position") \
 	X(STEP_SET, "relay: sets applied after the purge") \
 	X(STEP_ARM, "relay: arms") \
@@ -372,6 +383,7 @@ typedef struct Scenario
 	int			evict;
 	int			l1;
 	int			prepare;		/* this transaction is a prepared one */
+	int			close;			/* this one changes the rule as a whole */
 	int			standby;		/* the second reader loads there */
 	int			fresh;			/* Redis is empty at first */
 	int			async;			/* synchronous_commit = off */
@@ -440,6 +452,8 @@ extern unsigned wal_prefix(const State *s, int position);
 extern unsigned old_prefix(const State *s, int position);
 extern unsigned visible(const State *s);
 extern unsigned live_commits(const State *s);
+extern bool is_prepared(int tx);
+extern bool closes_server(int tx);
 extern void cut_wal(State *s, int len);
 
 /* What each can do next. */
@@ -468,9 +482,10 @@ typedef enum Answer
 extern Answer redis_get(State *s, int token);
 extern bool redis_fill(State *s, int token, unsigned content, int lo, int hi,
 					   int lo_timeline, int hi_timeline);
-extern void redis_quarantine(State *s, int tx, bool again);
+extern void redis_quarantine(State *s, int tx);
+extern void redis_close(State *s);
 extern void redis_release(State *s, int tx, Release release);
-extern void redis_expire_mark(State *s, int tx);
+extern void redis_sweep(State *s, int tx);
 extern void redis_expire_lease(State *s);
 extern void redis_purge(State *s, bool marks);
 extern void redis_evict(State *s, bool entry, bool guard);
@@ -481,7 +496,7 @@ extern void redis_set_nonce(State *s, int nonce);
 extern bool redis_adopt(State *s, int expected, int nonce, int seen);
 extern void redis_disarm(State *s, int nonce);
 extern bool redis_begin(State *s, int nonce, int applied, int timeline);
-extern bool redis_arm(State *s, int nonce);
+extern bool redis_arm(State *s, int nonce, int closes);
 extern bool redis_ready(const State *s);
 
 /* laws.c: NULL, or the law that is broken. */

@@ -105,12 +105,8 @@ redis_fill(State *s, int token, unsigned content, int lo, int hi,
 	return true;
 }
 
-/*
- * A writer's mark, or the relay's marking of a live commit before it arms
- * (again): then no payload is promised for the release.
- */
 void
-redis_quarantine(State *s, int tx, bool again)
+redis_quarantine(State *s, int tx)
 {
 	Redis	   *r = &s->redis;
 
@@ -118,9 +114,20 @@ redis_quarantine(State *s, int tx, bool again)
 	kill_lease(r);
 	r->guard = 1;
 	r->marks |= 1u << tx;
-	if (!again && scenario->action != INVALIDATE && r->armed && r->nonce == s->rest.memory_nonce)
+	if (scenario->action != INVALIDATE && r->armed && r->nonce == s->rest.memory_nonce)
 		s->rest.promised |= 1u << tx;
 	tidy(r);
+}
+
+/*
+ * A writer has changed a rule as a whole: no marks, but nobody is served until
+ * the relay has delivered it and armed the server again.
+ */
+void
+redis_close(State *s)
+{
+	s->redis.armed = 0;
+	s->redis.closes++;
 }
 
 /*
@@ -174,8 +181,9 @@ redis_release(State *s, int tx, Release release)
 	tidy(r);
 }
 
+/* The relay's: the owner of a mark is gone, its version is not known. */
 void
-redis_expire_mark(State *s, int tx)
+redis_sweep(State *s, int tx)
 {
 	Redis	   *r = &s->redis;
 
@@ -203,8 +211,8 @@ redis_evict(State *s, bool entry, bool guard)
 }
 
 /*
- * Entries and leases go; marks may go with them, since live commits are marked
- * again before the target is armed.
+ * Entries and leases go; marks may go with them, since live commits are waited
+ * for before the target is armed.
  */
 void
 redis_purge(State *s, bool marks)
@@ -230,6 +238,12 @@ redis_apply(State *s, unsigned txs, int version, int timeline, int nonce)
 	bool		older = timeline < (int) r->entry_timeline && KEEPS(TIMELINE_FIRST);
 	bool		newer = timeline > (int) r->entry_timeline && KEEPS(TIMELINE_FIRST);
 
+	if (scenario->close && (txs & 1u << (scenario->close - 1)))
+	{
+		take_marks(r, txs, version);
+		redis_purge(s, false);
+		return;
+	}
 	kill_lease(r);
 	take_marks(r, txs, version);
 	if (scenario->action == INVALIDATE)
@@ -320,14 +334,17 @@ redis_begin(State *s, int nonce, int applied, int timeline)
 	return true;
 }
 
+/* Closes: how often it had been closed when the live commits were listed. */
 bool
-redis_arm(State *s, int nonce)
+redis_arm(State *s, int nonce, int closes)
 {
 	Redis	   *r = &s->redis;
 
 	if (r->nonce != (unsigned) nonce || !r->known)
 		return false;
 	if (KEEPS(ARM_MEMORY) && s->rest.memory_nonce != (unsigned) nonce)
+		return false;
+	if (KEEPS(CLOSE_COUNT) && r->closes != (unsigned) closes)
 		return false;
 	s->rest.memory_nonce = nonce;
 	r->armed = 1;

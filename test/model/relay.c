@@ -84,6 +84,39 @@ adopt(const State *s)
 	emit(&n, STEP_ADOPT, 0);
 }
 
+/* L1 serves the keys of prepared transactions again once they are delivered. */
+static void
+forget_prepared(State *n, int position)
+{
+	for (int tx = 0; tx < scenario->transactions; tx++)
+		if (is_prepared(tx) && (wal_prefix(n, position) & 1u << tx))
+			n->line.marks &= ~(1u << tx);
+}
+
+/*
+ * Ends the marks of those who did not end them.  While its owner is in
+ * progress, or prepared, a mark stays.
+ */
+static void
+sweep(const State *s, int tx)
+{
+	TxPhase		phase = tx_phase(s, tx);
+	bool		in_progress = phase < TX_VISIBLE;
+	State		n = *s;
+
+	if (phase == TX_PREPARED ? !KEEPS(SWEEP_PREPARED) : !KEEPS(SWEEP_PROGRESS))
+		in_progress = false;
+	if (in_progress)
+		return;
+	if (is_prepared(tx) && phase == TX_ABORTED)
+		n.line.marks &= ~(1u << tx);
+	if (s->redis.marks & 1u << tx)
+		redis_sweep(&n, tx);
+	else if (n.line.marks == s->line.marks)
+		return;
+	emit(&n, STEP_SWEEP, tx);
+}
+
 /* What may still be delivered: flushed, and visible to new snapshots. */
 static int
 deliverable(const State *s)
@@ -140,15 +173,24 @@ relay_steps(const State *s)
 				(relay->pos >= relay->goal || !KEEPS(ARM_POSITION)))
 			{
 				n = *s;
-				if (redis_arm(&n, relay->nonce))
+				if (redis_arm(&n, relay->nonce, relay->closes))
 				{
 					n.relay.arming = 0;
 					n.relay.goal = 0;
+					n.relay.closes = 0;
 					emit(&n, STEP_ARM, 0);
 				}
 				else
 					refused(s);
 			}
+			else if (!relay->arming && relay->nonce == s->redis.nonce && !s->redis.armed)
+			{
+				n = *s;
+				n.relay.phase = RELAY_LISTING;
+				emit(&n, STEP_CLOSED, 0);
+			}
+			for (int tx = 0; tx < scenario->transactions; tx++)
+				sweep(s, tx);
 			break;
 
 		case RELAY_CHOSEN:
@@ -195,6 +237,7 @@ relay_steps(const State *s)
 
 		case RELAY_REPLIED:
 			open_line(&n);
+			forget_prepared(&n, relay->to);
 			n.relay.phase = RELAY_OPENED;
 			if (scenario->l1)
 			{
@@ -224,22 +267,18 @@ relay_steps(const State *s)
 			break;
 
 		case RELAY_LISTING:
-			n.relay.live = KEEPS(REMARK) && scenario->strong ? live_commits(s) : 0;
-			n.relay.phase = n.relay.live ? RELAY_MARKING : RELAY_LOOKING;
+			n.relay.closes = s->redis.closes;
+			n.relay.live = KEEPS(WAIT_COMMITS) && scenario->strong ? live_commits(s) : 0;
+			n.relay.phase = n.relay.live ? RELAY_WAITING : RELAY_LOOKING;
 			emit(&n, STEP_LIST, 0);
 			break;
 
-		case RELAY_MARKING:
-			for (int tx = 0; tx < scenario->transactions; tx++)
-				if (relay->live & 1u << tx)
-				{
-					n.relay.live &= ~(1u << tx);
-					if (!n.relay.live)
-						n.relay.phase = RELAY_LOOKING;
-					redis_quarantine(&n, tx, true);
-					emit(&n, STEP_REMARK, tx);
-					break;
-				}
+		case RELAY_WAITING:
+			if (relay->live & live_commits(s))
+				break;
+			n.relay.live = 0;
+			n.relay.phase = RELAY_LOOKING;
+			emit(&n, STEP_OVER, 0);
 			break;
 
 		case RELAY_LOOKING:
@@ -260,6 +299,7 @@ relay_steps(const State *s)
 				{
 					n.relay.pos = n.relay.applying = at;
 					n.relay.purge = 0;
+					forget_prepared(&n, at);
 					n.relay.phase = RELAY_IDLE;
 					emit(&n, STEP_SET, 0);
 				}

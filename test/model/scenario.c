@@ -53,6 +53,8 @@ settled(const State *s)
 		if ((tx_phase(s, tx) != TX_DONE && tx_phase(s, tx) != TX_ABORTED) ||
 			tx_release(s, tx) != RELEASE_NONE)
 			return false;
+	if (s->rest.late || s->line.marks)
+		return false;
 	if (scenario->l1 &&
 		!(s->line.phase == LINE_VALID && s->line.content == visible(s)))
 		return false;

@@ -85,7 +85,7 @@ describe(const State *s, char part[PARTS][PART_SIZE])
 	};
 	static const char *const relay_words[] = {
 		"down", "idle", "batch taken", "sending", "replies in", "L1 open", "purging",
-		"listing", "marking", "looking", "setting"
+		"listing", "waiting", "looking", "setting"
 	};
 	static const char *const line_words[] = {"empty", "placeholder", "valid"};
 	char		one[80];
@@ -103,7 +103,8 @@ describe(const State *s, char part[PARTS][PART_SIZE])
 	for (int tx = 0; tx < scenario->transactions; tx++)
 	{
 		sprintf(one, ", T%d %s%s", tx + 1, tx_words[tx_phase(s, tx)],
-				tx_release(s, tx) ? " (release under way)" : "");
+				tx_release(s, tx) ? " (release under way)" :
+				s->rest.late & 1u << tx ? " (quarantine under way)" : "");
 		strcat(part[0], one);
 	}
 	if (s->rest.timeline)
@@ -184,7 +185,7 @@ describe(const State *s, char part[PARTS][PART_SIZE])
 	}
 	if (s->relay.live)
 	{
-		strcat(part[4], ", to mark ");
+		strcat(part[4], ", waits for ");
 		add_set(part[4], s->relay.live);
 	}
 	if (s->relay.arming)

@@ -32,12 +32,6 @@ may_start(const State *s, int tx)
 	return running < 2;
 }
 
-static bool
-prepared(int tx)
-{
-	return scenario->prepare == tx + 1;
-}
-
 static void
 commit_record(State *n, int tx)
 {
@@ -108,9 +102,11 @@ transaction_steps(const State *s, int tx)
 			{
 				State		abort = *s;
 
-				if (prepared(tx))
+				if (is_prepared(tx))
 				{
 					set_tx_phase(&n, tx, TX_PREPARED);
+					if (!KEEPS(L1_PREPARED))
+						n.line.marks &= ~(1u << tx);
 					emit(&n, STEP_PREPARE, tx);
 				}
 				else
@@ -119,7 +115,8 @@ transaction_steps(const State *s, int tx)
 					emit(&n, STEP_COMMIT, tx);
 				}
 				set_tx_phase(&abort, tx, TX_ABORTED);
-				set_tx_release(&abort, tx, RELEASE_ABORT);
+				if (!closes_server(tx))
+					set_tx_release(&abort, tx, RELEASE_ABORT);
 				abort.line.marks &= ~(1u << tx);
 				emit(&abort, STEP_ABORT, tx);
 			}
@@ -141,9 +138,10 @@ transaction_steps(const State *s, int tx)
 		case TX_VISIBLE:
 			set_tx_phase(&n, tx, TX_DONE);
 			/* Nobody who finishes a prepared transaction knows its keys. */
-			if (scenario->strong && !prepared(tx))
+			if (scenario->strong && !is_prepared(tx) && !closes_server(tx))
 				set_tx_release(&n, tx, RELEASE_COMMIT);
-			n.line.marks &= ~(1u << tx);
+			if (!is_prepared(tx))
+				n.line.marks &= ~(1u << tx);
 			emit(&n, STEP_RETURN, tx);
 			break;
 		case TX_DONE:
@@ -154,10 +152,35 @@ transaction_steps(const State *s, int tx)
 	if (mark && (!s->redis.known || s->redis.timeline == s->rest.timeline ||
 				 !KEEPS(WRITER_TIMELINE)))
 	{
+		State		cut = *s;
+
 		set_tx_phase(&n, tx, TX_MARKED);
-		if (KEEPS(QUARANTINE))
-			redis_quarantine(&n, tx, false);
-		emit(&n, STEP_MARK, tx);
+		if (closes_server(tx))
+		{
+			if (KEEPS(CLOSE))
+				redis_close(&n);
+			emit(&n, STEP_CLOSE, tx);
+		}
+		else
+		{
+			if (KEEPS(QUARANTINE))
+				redis_quarantine(&n, tx);
+			emit(&n, STEP_MARK, tx);
+
+			/* Cancelled, or killed, before the answer: it has not committed. */
+			set_tx_phase(&cut, tx, TX_ABORTED);
+			cut.line.marks &= ~(1u << tx);
+			cut.rest.late |= 1u << tx;
+			emit(&cut, STEP_MARK_CUT, tx);
+		}
+	}
+	if (s->rest.late & 1u << tx)
+	{
+		n = *s;
+		n.rest.late &= ~(1u << tx);
+		emit(&n, STEP_MARK_LOST, tx);
+		redis_quarantine(&n, tx);
+		emit(&n, STEP_MARK_LATE, tx);
 	}
 
 	/*
@@ -170,7 +193,7 @@ transaction_steps(const State *s, int tx)
 		n = *s;
 		set_tx_phase(&n, tx, TX_ABORTED);
 		set_tx_release(&n, tx, RELEASE_OLD);
-		redis_quarantine(&n, tx, false);
+		redis_quarantine(&n, tx);
 		emit(&n, STEP_OLD_WRITER, tx);
 	}
 
@@ -183,21 +206,5 @@ transaction_steps(const State *s, int tx)
 		n.rest.promised = s->rest.promised;
 		redis_release(&n, tx, tx_release(s, tx));
 		emit(&n, STEP_RELEASE, tx);
-	}
-
-	/*
-	 * A deadline passes.  The worker renews the marks of live commits, so
-	 * that only those of others can.  Those of a prepared transaction have
-	 * none; they are swept once it is no longer listed as prepared, which has
-	 * the same effect.
-	 */
-	if ((s->redis.marks & 1u << tx) &&
-		(phase == TX_DONE || phase == TX_ABORTED ||
-		 (prepared(tx) ? phase == TX_PREPARED && !KEEPS(PREPARED_STAYS) :
-		  !KEEPS(RENEWAL))))
-	{
-		n = *s;
-		redis_expire_mark(&n, tx);
-		emit(&n, STEP_MARK_EXPIRES, tx);
 	}
 }
