@@ -202,6 +202,182 @@ COMMENT ON FUNCTION mlcache.last_read()
 IS 'where this session''s last read came from: L1, L2 (Redis), load (the row, now cached) or row; and the version that a cached value is no older than';
 
 -- ---------------------------------------------------------------------
+-- Locks
+-- ---------------------------------------------------------------------
+
+CREATE SEQUENCE mlcache.fence_seq;
+COMMENT ON SEQUENCE mlcache.fence_seq
+IS 'ranges of fencing tokens';
+REVOKE ALL ON SEQUENCE mlcache.fence_seq FROM PUBLIC;
+SELECT pg_catalog.pg_extension_config_dump('mlcache.fence_seq', '');
+
+CREATE TABLE mlcache.fence (
+	name text PRIMARY KEY,
+	token bigint NOT NULL
+);
+COMMENT ON TABLE mlcache.fence
+IS 'the highest fencing token that mlcache.fence_check() has seen, by lock';
+REVOKE ALL ON mlcache.fence FROM PUBLIC;
+
+CREATE FUNCTION mlcache.lock_acquire(name text, ttl interval DEFAULT '30 s',
+	wait interval DEFAULT '10 s', shared boolean DEFAULT false)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'mlc_sql_lock_acquire'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION mlcache.lock_acquire(text, interval, interval, boolean)
+IS 'takes a lock until it is released or the session ends; returns its fencing token, or NULL where it was not to be had within the wait';
+
+CREATE FUNCTION mlcache.lock_acquire_xact(name text, ttl interval DEFAULT '30 s',
+	wait interval DEFAULT '10 s', shared boolean DEFAULT false)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'mlc_sql_lock_acquire_xact'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION mlcache.lock_acquire_xact(text, interval, interval, boolean)
+IS 'takes a lock until the transaction, or the savepoint it was taken in, ends';
+
+CREATE FUNCTION mlcache.lock_release(name text) RETURNS void
+AS 'MODULE_PATHNAME', 'mlc_sql_lock_release'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION mlcache.lock_release(text)
+IS 'gives a lock of this session back';
+
+CREATE FUNCTION mlcache.lock_renew(name text, ttl interval DEFAULT NULL)
+RETURNS timestamptz
+AS 'MODULE_PATHNAME', 'mlc_sql_lock_renew'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION mlcache.lock_renew(text, interval)
+IS 'prolongs a lock at once, with a new ttl where one is given; returns until when it is held without another renewal';
+
+CREATE FUNCTION mlcache.lock_holders(name text,
+	OUT owner text, OUT mode text, OUT path text, OUT expires timestamptz,
+	OUT inside boolean, OUT pid int)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'mlc_sql_lock_holders'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION mlcache.lock_holders(text)
+IS 'who holds a lock, and what lies below it, as Redis has it: sessions and programs outside';
+
+CREATE FUNCTION mlcache.lock_token() RETURNS bigint
+AS 'MODULE_PATHNAME', 'mlc_sql_lock_token'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION mlcache.lock_token()
+IS 'a fencing token for a program outside that holds a lock; ask after taking it, and renew before using it';
+
+CREATE FUNCTION mlcache.lock_namespace() RETURNS text
+AS 'MODULE_PATHNAME', 'mlc_sql_lock_namespace'
+LANGUAGE C STRICT STABLE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION mlcache.lock_namespace()
+IS 'the namespace of this database''s locks: first argument of mlc_lock, mlc_unlock and mlc_renew';
+
+CREATE FUNCTION mlcache.lock_check(token bigint) RETURNS void
+AS 'MODULE_PATHNAME', 'mlc_sql_lock_check'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION mlcache.lock_check(bigint)
+IS 'raises ML001 where the token is of a lock that this session has lost';
+
+CREATE FUNCTION mlcache.fence_check(name text, token bigint) RETURNS boolean
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+	seen bigint;
+BEGIN
+	IF $1 IS NULL OR $2 IS NULL OR $2 OPERATOR(pg_catalog.<=) 0 THEN
+		RAISE EXCEPTION 'a fencing check needs a name and a token'
+			USING ERRCODE = 'null_value_not_allowed',
+				  HINT = 'The token is what mlcache.lock_acquire() returned.';
+	END IF;
+	PERFORM mlcache.lock_check($2);
+	-- the row stays locked until the transaction ends, changed or not
+	INSERT INTO mlcache.fence AS f VALUES ($1, $2)
+		ON CONFLICT (name) DO UPDATE SET token = excluded.token
+		WHERE f.token OPERATOR(pg_catalog.<) excluded.token;
+	IF NOT FOUND THEN
+		SELECT f.token INTO seen FROM mlcache.fence f
+		WHERE f.name OPERATOR(pg_catalog.=) $1;
+		IF seen OPERATOR(pg_catalog.>) $2 THEN
+			RAISE EXCEPTION 'mlcache fencing: lock "%" has been held by somebody else since', $1
+				USING ERRCODE = 'ML002',
+					  DETAIL = pg_catalog.format('This token is %s, the newest seen is %s.', $2, seen),
+					  HINT = 'Take the lock again, and begin anew.';
+		END IF;
+	END IF;
+	RETURN true;
+END
+$$;
+COMMENT ON FUNCTION mlcache.fence_check(text, bigint)
+IS 'true, or ERROR ML002 where a newer fencing token has been seen for the lock; holds off others until the transaction ends';
+
+CREATE FUNCTION mlcache.fence_guard() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	fields jsonb;
+	name text;
+	field text;
+BEGIN
+	IF TG_NARGS OPERATOR(pg_catalog.<>) 2 THEN
+		RAISE EXCEPTION 'mlcache.fence_guard() needs the name of the lock and the column of the token'
+			USING ERRCODE = 'invalid_parameter_value',
+				  HINT = 'EXECUTE FUNCTION mlcache.fence_guard(''account:{id}'', ''token'')';
+	END IF;
+	fields := pg_catalog.to_jsonb(CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END);
+	name := TG_ARGV[0];
+	FOR field IN SELECT m[1] FROM pg_catalog.regexp_matches(TG_ARGV[0], '\{([^}]+)\}', 'g') m
+	LOOP
+		IF NOT fields OPERATOR(pg_catalog.?) field THEN
+			RAISE EXCEPTION 'table "%" has no column "%"', TG_TABLE_NAME, field
+				USING ERRCODE = 'undefined_column';
+		END IF;
+		name := pg_catalog.replace(name, '{' OPERATOR(pg_catalog.||) field OPERATOR(pg_catalog.||) '}',
+								   coalesce(fields OPERATOR(pg_catalog.->>) field, ''));
+	END LOOP;
+	PERFORM mlcache.fence_check(name, (fields OPERATOR(pg_catalog.->>) TG_ARGV[1])::bigint);
+	RETURN CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END;
+END
+$$;
+COMMENT ON FUNCTION mlcache.fence_guard()
+IS 'BEFORE trigger: fence_check() with a lock named after the row and the token that a column brings';
+
+CREATE FUNCTION mlcache.stat_get_locks(
+	OUT name text, OUT mode text, OUT scope text, OUT pid int,
+	OUT token bigint, OUT ttl bigint, OUT expires timestamptz,
+	OUT lost boolean)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'mlc_stat_get_locks'
+LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION mlcache.stat_get_locks()
+IS 'the locks that sessions of this database hold';
+
+CREATE VIEW mlcache.locks AS
+SELECT name, mode, scope, pid, token,
+	   ttl OPERATOR(pg_catalog.*) interval '1 ms' AS ttl, expires, lost
+FROM mlcache.stat_get_locks();
+COMMENT ON VIEW mlcache.locks
+IS 'the locks that sessions of this database hold; mlcache.lock_holders() shows programs outside, too';
+GRANT SELECT ON mlcache.locks TO pg_monitor, mlcache_admin;
+
+REVOKE ALL ON FUNCTION
+	mlcache.lock_acquire(text, interval, interval, boolean),
+	mlcache.lock_acquire_xact(text, interval, interval, boolean),
+	mlcache.lock_release(text), mlcache.lock_renew(text, interval),
+	mlcache.lock_holders(text), mlcache.lock_token(),
+	mlcache.lock_namespace(), mlcache.fence_check(text, bigint),
+	mlcache.fence_guard(), mlcache.lock_check(bigint),
+	mlcache.stat_get_locks()
+FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+	mlcache.lock_acquire(text, interval, interval, boolean),
+	mlcache.lock_acquire_xact(text, interval, interval, boolean),
+	mlcache.lock_release(text), mlcache.lock_renew(text, interval),
+	mlcache.lock_holders(text), mlcache.lock_token(),
+	mlcache.lock_namespace(), mlcache.fence_check(text, bigint),
+	mlcache.fence_guard() TO mlcache_admin;
+GRANT EXECUTE ON FUNCTION mlcache.stat_get_locks() TO pg_monitor, mlcache_admin;
+
+-- ---------------------------------------------------------------------
 -- Reading one's own writes across connections
 -- ---------------------------------------------------------------------
 

@@ -15,6 +15,7 @@
 #include "capture/attach.h"
 #include "capture/xact.h"
 #include "fmgr.h"
+#include "lock/lock.h"
 #include "miscadmin.h"
 #include "relay/launcher.h"
 #include "shm/l1.h"
@@ -34,5 +35,6 @@ _PG_init(void)
 	mlc_l1_init();
 	mlc_xact_init();
 	mlc_attach_init();
+	mlc_lock_init();
 	mlc_launcher_register();
 }

@@ -18,6 +18,7 @@
 
 #include "catalog/pg_class.h"
 #include "catalog/pg_foreign_server.h"
+#include "storage/lock.h"
 #include "utils/acl.h"
 
 /* PostgreSQL 16 has one function for the owners of all kinds of objects. */
@@ -39,6 +40,17 @@ mlc_server_aclcheck(Oid serverid, Oid userid, AclMode mode)
 	return object_aclcheck(ForeignServerRelationId, serverid, userid, mode);
 #else
 	return pg_foreign_server_aclcheck(serverid, userid, mode);
+#endif
+}
+
+/* PostgreSQL 17 can ask for a mode or a stronger one. */
+static inline bool
+mlc_lock_held_by_me(const LOCKTAG *tag, LOCKMODE mode)
+{
+#if PG_VERSION_NUM >= 170000
+	return LockHeldByMe(tag, mode, false);
+#else
+	return LockHeldByMe(tag, mode);
 #endif
 }
 

@@ -27,6 +27,8 @@ int			mlc_lease_timeout = 5000;
 int			mlc_lease_wait = 100;
 int			mlc_l1_size = 32768;
 int			mlc_refresh_timeout = 1000;
+int			mlc_max_locks = 1024;
+int			mlc_lock_escalation_threshold = 100;
 bool		mlc_relay_enabled = true;
 char	   *mlc_fault_points = NULL;
 
@@ -100,6 +102,19 @@ mlc_guc_define(void)
 							"The relay delivers nothing meanwhile; a document that takes longer is left to its readers.",
 							&mlc_refresh_timeout, 1000, 1, 4000,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+
+	if (process_shared_preload_libraries_in_progress)
+		DefineCustomIntVariable("mlcache.max_locks",
+								"How many locks the sessions of this server can hold at a time.",
+								NULL,
+								&mlc_max_locks, 1024, 16, 1000000,
+								PGC_POSTMASTER, 0, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("mlcache.lock_escalation_threshold",
+							"How many locks below one path a session may hold before it takes the path itself.",
+							"0 means never to escalate.",
+							&mlc_lock_escalation_threshold, 100, 0, 1000000,
+							PGC_USERSET, 0, NULL, NULL, NULL);
 
 	DefineCustomBoolVariable("mlcache.relay_enabled",
 							 "Runs a relay in every database that has rules.",

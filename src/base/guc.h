@@ -21,6 +21,8 @@ extern int	mlc_lease_timeout;	/* ms */
 extern int	mlc_lease_wait;		/* ms */
 extern int	mlc_l1_size;		/* kB; 0: off */
 extern int	mlc_refresh_timeout;	/* ms */
+extern int	mlc_max_locks;
+extern int	mlc_lock_escalation_threshold;	/* 0: never */
 extern bool mlc_relay_enabled;
 extern char *mlc_fault_points;
 

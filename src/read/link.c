@@ -59,6 +59,19 @@ init(void)
 }
 
 static Oid
+first_of_all(void)
+{
+	if (!OidIsValid(default_server))
+	{
+		List	   *all = mlc_server_all();
+
+		if (all != NIL)
+			default_server = linitial_oid(all);
+	}
+	return default_server;
+}
+
+static Oid
 first_server(MlcRule *rule)
 {
 	for (int i = 0; i < rule->nservers; i++)
@@ -70,14 +83,7 @@ first_server(MlcRule *rule)
 	}
 	if (rule->nservers > 0)
 		return InvalidOid;
-	if (!OidIsValid(default_server))
-	{
-		List	   *all = mlc_server_all();
-
-		if (all != NIL)
-			default_server = linitial_oid(all);
-	}
-	return default_server;
+	return first_of_all();
 }
 
 /* Makes the link what the catalogs say. */
@@ -108,16 +114,12 @@ load(MlcLink *link)
 	link->context = context;
 }
 
-MlcLink *
-mlc_link_find(MlcRule *rule)
+static MlcLink *
+find_link(Oid serverid)
 {
-	Oid			serverid;
 	MlcLink    *link;
 	bool		found;
 
-	if (links == NULL)
-		init();
-	serverid = first_server(rule);
 	if (!OidIsValid(serverid))
 		return NULL;
 	link = hash_search(links, &serverid, HASH_ENTER, &found);
@@ -127,6 +129,22 @@ mlc_link_find(MlcRule *rule)
 	if (link->context == NULL || link->stale)
 		load(link);
 	return link;
+}
+
+MlcLink *
+mlc_link_find(MlcRule *rule)
+{
+	if (links == NULL)
+		init();
+	return find_link(first_server(rule));
+}
+
+MlcLink *
+mlc_link_default(void)
+{
+	if (links == NULL)
+		init();
+	return find_link(first_of_all());
 }
 
 bool

@@ -27,6 +27,9 @@ typedef struct MlcLink
 /* The server that reads of this rule ask: its first.  NULL: there is none. */
 extern MlcLink *mlc_link_find(MlcRule *rule);
 
+/* The first server of all, by name: what belongs to no rule asks it. */
+extern MlcLink *mlc_link_default(void);
+
 /*
  * Is it connected, now or after a try?  After a failure nobody tries for a
  * pause that grows up to mlcache.reconnect_max, and is ten times as long as

@@ -36,7 +36,7 @@
 -- caller is not the only relay), MLCNS (say which namespace).
 
 -- Thousands count what older callers do not understand.
-local VERSION = 1002
+local VERSION = 1003
 
 local MAX_KEYS = 1000
 local MAX_MS = 1000 * 60 * 60 * 24 * 366 * 100
