@@ -488,6 +488,26 @@ column_dropped(Oid relid, int attnum)
 	}
 }
 
+/*
+ * Decoding hears of a TRUNCATE after the commit, strong rules have to know
+ * before.  The first call for a table named in the command comes without a
+ * lock; where that had to be waited for there is a second one, which sees what
+ * others have committed meanwhile.
+ */
+static void
+table_truncated(Oid relid)
+{
+	ListCell   *lc;
+
+	foreach(lc, rules_around(relid))
+	{
+		MlcRule    *rule = lfirst(lc);
+
+		if (rule->consistency == MLC_STRONG)
+			mlc_xact_add_all(rule);
+	}
+}
+
 static void
 object_access(ObjectAccessType access, Oid classId, Oid objectId, int subId,
 			  void *arg)
@@ -495,8 +515,8 @@ object_access(ObjectAccessType access, Oid classId, Oid objectId, int subId,
 	if (prev_object_access_hook)
 		prev_object_access_hook(access, classId, objectId, subId, arg);
 
-	if (access != OAT_DROP || classId != RelationRelationId ||
-		!IsTransactionState() || mlc_shared == NULL ||
+	if ((access != OAT_DROP && access != OAT_TRUNCATE) ||
+		classId != RelationRelationId || !IsTransactionState() || mlc_shared == NULL ||
 		!OidIsValid(mlc_rule_relid()) || objectId == mlc_rule_relid())
 		return;
 	switch (get_rel_relkind(objectId))
@@ -507,7 +527,9 @@ object_access(ObjectAccessType access, Oid classId, Oid objectId, int subId,
 		default:
 			return;
 	}
-	if (subId == 0)
+	if (access == OAT_TRUNCATE)
+		table_truncated(objectId);
+	else if (subId == 0)
 		table_dropped(objectId);
 	else
 		column_dropped(objectId, subId);
