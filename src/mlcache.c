@@ -18,6 +18,7 @@
 #include "lock/lock.h"
 #include "miscadmin.h"
 #include "relay/launcher.h"
+#include "shm/commits.h"
 #include "shm/l1.h"
 #include "shm/segment.h"
 
@@ -33,6 +34,7 @@ _PG_init(void)
 		return;
 	mlc_segment_init();
 	mlc_l1_init();
+	mlc_commits_init();
 	mlc_xact_init();
 	mlc_attach_init();
 	mlc_lock_init();

@@ -21,6 +21,7 @@ int			mlc_redelivery_window = 60000;
 int			mlc_slot_max_retained = 16384;
 int			mlc_relay_work_mem = 65536;
 int			mlc_capture_work_mem = 65536;
+int			mlc_quarantine_max_keys = 10000;
 int			mlc_reconnect_max = 2000;
 int			mlc_negative_ttl = 30000;
 int			mlc_lease_timeout = 5000;
@@ -64,6 +65,12 @@ mlc_guc_define(void)
 							"Past it the transaction invalidates whole rules instead of single keys.",
 							&mlc_capture_work_mem, 65536, 64, MAX_KILOBYTES,
 							PGC_USERSET, GUC_UNIT_KB, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("mlcache.quarantine_max_keys",
+							"How many keys of a strong rule a commit puts under quarantine one by one.",
+							"Past it the server as a whole serves nobody until the relay has caught up.",
+							&mlc_quarantine_max_keys, 10000, 0, PG_INT32_MAX,
+							PGC_USERSET, 0, NULL, NULL, NULL);
 
 	DefineCustomIntVariable("mlcache.reconnect_max",
 							"Longest pause between two attempts to reach a Redis.",

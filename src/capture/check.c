@@ -106,11 +106,6 @@ parse_consistency(const char *consistency)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("unknown consistency \"%s\"", consistency),
 				 errhint("Levels are strong, eventual and weak.")));
-	if (value == MLC_STRONG)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("consistency \"strong\" is not available yet"),
-				 errhint("Use eventual.")));
 	return value;
 }
 
@@ -351,6 +346,14 @@ check_others(const MlcAttach *attach, MlcRule *rule, Relation relation)
 							RelationGetRelationName(relation), rule->key),
 					 errhint("SELECT mlcache.detach('%s', '%s');",
 							 RelationGetRelationName(relation), rule->key)));
+		if ((rule->consistency == MLC_STRONG) != (other->consistency == MLC_STRONG) &&
+			mlc_key_overlap(rule->template, other->template))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("key template '%s' may give the same keys as rule '%s' of \"%s\"",
+							rule->key, other->key, get_rel_name(other->relid)),
+					 errdetail("A key is strong for all the rules that feed it, or for none."),
+					 errhint("Use one consistency for both, or another prefix.")));
 		if ((has_values || other_has_values) &&
 			mlc_key_overlap(rule->template, other->template))
 			ereport(ERROR,
@@ -369,6 +372,12 @@ check_action(const MlcAttach *attach, MlcRule *rule, MlcBinding *binding,
 	bool		unique = is_unique(relation, binding->attnums,
 								   rule->template->ncolumns);
 
+	if (rule->action == MLC_OP_REPLICATE && rule->consistency == MLC_STRONG)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("action \"replicate\" cannot be strong"),
+				 errdetail("Replicated entries are made after the commit, when a later one may be visible already."),
+				 errhint("Use action => 'invalidate'.")));
 	switch (rule->action)
 	{
 		case MLC_OP_UPDATE:
@@ -535,6 +544,11 @@ pick_capture(const MlcAttach *attach, MlcRule *rule, Relation relation)
 		capture = MLC_CAPTURE_TRIGGER;
 		why = "the replica identity does not hold every column of the key.";
 	}
+	else if (rule->consistency == MLC_STRONG)
+	{
+		capture = MLC_CAPTURE_TRIGGER;
+		why = "a strong rule puts keys under quarantine before the commit.";
+	}
 	else if (attach->capture && strcmp(attach->capture, "trigger") == 0)
 	{
 		capture = MLC_CAPTURE_TRIGGER;
@@ -548,6 +562,12 @@ pick_capture(const MlcAttach *attach, MlcRule *rule, Relation relation)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("capture \"wal\" cannot evaluate a filter"),
+					 errhint("Leave capture out, or use capture => 'trigger'.")));
+		if (rule->consistency == MLC_STRONG)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("capture \"wal\" cannot serve a strong rule"),
+					 errdetail("Changed keys must be known before the commit."),
 					 errhint("Leave capture out, or use capture => 'trigger'.")));
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

@@ -10,8 +10,9 @@
  *
  * At PRE_COMMIT and PRE_PREPARE the last event of every key goes into WAL as
  * transactional logical messages: durable exactly when the transaction is,
- * met by the relay in commit order.  At COMMIT the relay is woken through its
- * latch; nothing there may fail, wait or allocate.
+ * met by the relay in commit order.  Keys of strong rules are then put under
+ * quarantine (capture/strong.c).  At COMMIT that ends, and the relay is woken
+ * through its latch; nothing there may fail, wait or allocate.
  *
  * All of it lives in TopTransactionContext.
  *
@@ -23,6 +24,7 @@
 #include "access/xlog.h"
 #include "base/fault.h"
 #include "base/guc.h"
+#include "capture/strong.h"
 #include "capture/xact.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
@@ -39,6 +41,10 @@ typedef struct DirtyRule
 	int64		secret;
 	bool		all;			/* the whole rule goes */
 	int			all_level;		/* nest level that said so */
+	bool		strong;
+	bool		degrade;
+	int			nservers;		/* of a strong rule; 0: all */
+	char	  **servers;
 } DirtyRule;
 
 typedef struct DirtyKey
@@ -133,6 +139,19 @@ check_not_written(DirtySet *set)
 				 errhint("Make the trigger fire before the transaction commits.")));
 }
 
+/* The rule itself may be gone by the time of the commit. */
+static void
+copy_servers(DirtySet *set, DirtyRule *entry, const MlcRule *rule)
+{
+	MemoryContext old = MemoryContextSwitchTo(set->context);
+
+	entry->servers = palloc(sizeof(char *) * Max(rule->nservers, 1));
+	for (int i = 0; i < rule->nservers; i++)
+		entry->servers[i] = pstrdup(rule->servers[i]);
+	entry->nservers = rule->nservers;
+	MemoryContextSwitchTo(old);
+}
+
 static int
 touch(DirtySet *set, const MlcRule *rule)
 {
@@ -149,6 +168,11 @@ touch(DirtySet *set, const MlcRule *rule)
 	entry->secret = rule->secret;
 	entry->all = false;
 	entry->all_level = 0;
+	entry->strong = rule->consistency == MLC_STRONG;
+	entry->degrade = rule->degrade;
+	entry->nservers = 0;
+	if (entry->strong)
+		copy_servers(set, entry, rule);
 	return set->nrules++;
 }
 
@@ -355,6 +379,71 @@ write_messages(void)
 	dirty->written = true;
 }
 
+/* The keys of one strong rule, each once. */
+static void
+collect_strong(DirtySet *set, int ruleno, MlcStrongRule *strong)
+{
+	DirtyRule  *rule = &set->rules[ruleno];
+
+	memset(strong, 0, sizeof(*strong));
+	strong->nservers = rule->nservers;
+	strong->servers = rule->servers;
+	strong->degrade = rule->degrade;
+	strong->all = rule->all;
+	if (rule->all)
+		return;
+	strong->keys = MemoryContextAllocHuge(set->context,
+										  sizeof(char *) * Max(set->nkeys, 1));
+	strong->lens = MemoryContextAllocHuge(set->context,
+										  sizeof(uint32) * Max(set->nkeys, 1));
+	for (int i = 0; i < set->nkeys; i++)
+	{
+		if (set->keys[i].rule != ruleno || is_superseded(set, i))
+			continue;
+		strong->keys[strong->nkeys] = set->keys[i].key;
+		strong->lens[strong->nkeys++] = set->keys[i].keylen;
+	}
+}
+
+static void
+quarantine(bool prepare)
+{
+	MlcStrongRule *strong;
+	int			n = 0;
+
+	if (dirty == NULL || dirty->nrules == 0)
+		return;
+	strong = MemoryContextAlloc(dirty->context,
+								sizeof(MlcStrongRule) * dirty->nrules);
+	for (int i = 0; i < dirty->nrules; i++)
+	{
+		if (!dirty->rules[i].strong)
+			continue;
+		collect_strong(dirty, i, &strong[n]);
+		if (strong[n].all || strong[n].nkeys > 0)
+			n++;
+	}
+	if (n > 0)
+		mlc_strong_quarantine(strong, n, prepare);
+}
+
+static void
+release(XactEvent event)
+{
+	MlcVersion	version;
+
+	if (event == XACT_EVENT_COMMIT)
+	{
+		version.tli = GetWALInsertionTimeLine();
+		version.lsn = XactLastCommitEnd;
+		mlc_strong_release(&version);
+	}
+	else if (event == XACT_EVENT_PREPARE)
+		mlc_strong_prepared();
+	else
+		mlc_strong_release(NULL);
+}
+
 /*
  * Tells the relay how far WAL has to be read, and wakes it.  A transaction
  * without an xid of its own may have written a commit, too: COMMIT PREPARED.
@@ -391,6 +480,7 @@ xact_callback(XactEvent event, void *arg)
 			/* FALLTHROUGH */
 		case XACT_EVENT_PRE_COMMIT:
 			write_messages();
+			quarantine(event == XACT_EVENT_PRE_PREPARE);
 			break;
 
 		case XACT_EVENT_COMMIT:
@@ -400,6 +490,7 @@ xact_callback(XactEvent event, void *arg)
 			/* FALLTHROUGH */
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
+			release(event);
 			dirty = NULL;
 			wake_wanted = false;
 			mlc_rule_busy = 0;

@@ -313,6 +313,7 @@ mlc_rule_from_tuple(HeapTuple tuple, TupleDesc desc)
 	rule->loader = text_column(tuple, desc, MLC_RULE_LOADER);
 	rule->filter = text_column(tuple, desc, MLC_RULE_FILTER);
 	rule->nservers = names_column(tuple, desc, MLC_RULE_SERVERS, &rule->servers);
+	rule->degrade = strcmp(text_column(tuple, desc, MLC_RULE_ON_UNREACHABLE), "degrade") == 0;
 	rule->secret = int8_column(tuple, desc, MLC_RULE_SECRET);
 	rule->stat = mlc_segment_rule_stat(MyDatabaseId, rule->id);
 	return rule;

@@ -70,6 +70,7 @@ typedef struct MlcRule
 	char	   *filter;			/* an expression, or NULL */
 	int			nservers;		/* 0: all */
 	char	  **servers;
+	bool		degrade;		/* on_unreachable: strong commits go on */
 	int64		secret;
 	MlcRuleStat *stat;			/* may be NULL */
 } MlcRule;

@@ -669,6 +669,47 @@ find_rule(const char *key, uint32 keylen)
 	return rule;
 }
 
+/*
+ * COMMIT PREPARED cannot close lines of L1: while a transaction that changed
+ * strong keys is prepared, L1 is not used.
+ */
+static bool
+l1_is_safe(void)
+{
+	MlcRelayShared *relay = mlc_segment_my_relay();
+
+	return relay != NULL &&
+		(!mlc_segment_is_prepared(relay) || MLC_FAULT_SKIP("get-prepared"));
+}
+
+/*
+ * A standby may show a commit before the primary does: of a strong rule it
+ * gives what Redis vouches for, and nothing else.
+ */
+static void
+check_standby(MlcRead *reads, int n)
+{
+	MlcRead    *read = NULL;
+
+	if (!RecoveryInProgress())
+		return;
+	for (int i = 0; i < n; i++)
+	{
+		if (reads[i].state == MLC_READ_DONE ||
+			reads[i].rule->consistency != MLC_STRONG)
+			continue;
+		read = &reads[i];
+		if (read->state == MLC_READ_LEASE)
+			give_back(read);
+	}
+	if (read)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("key \"%s\" of a strong rule is not cached, and this is a standby",
+						pnstrdup(read->key, pg_mbcliplen(read->key, read->keylen, 100))),
+				 errhint("Read it from the primary.")));
+}
+
 /* The first look, without leaving this server. */
 static void
 look_up(MlcRead *read, bool cached, const MlcBound *bound)
@@ -683,7 +724,7 @@ look_up(MlcRead *read, bool cached, const MlcBound *bound)
 	if (read->key == NULL)
 		return;
 
-	if (cached && mlc_l1_get(read->key, read->keylen, &hit) &&
+	if (cached && l1_is_safe() && mlc_l1_get(read->key, read->keylen, &hit) &&
 		new_enough(bound, hit.lo) && mlc_match_check(hit.rule))
 	{
 		read->value = hit.value;
@@ -703,7 +744,8 @@ look_up(MlcRead *read, bool cached, const MlcBound *bound)
 	read->link = mlc_link_find(read->rule);
 	if (read->link && mlc_link_open(read->link))
 	{
-		mlc_l1_begin(read->key, read->keylen, &read->ticket);
+		if (l1_is_safe())
+			mlc_l1_begin(read->key, read->keylen, &read->ticket);
 		read->state = MLC_READ_ASK;
 	}
 }
@@ -747,6 +789,7 @@ go_on(MlcRead *reads, int n, bool own_snapshot, const MlcBound *bound)
 		token = new_token();
 		ask(reads, n, token, bound);
 	}
+	check_standby(reads, n);
 	if (any_is(reads, n, MLC_READ_LEASE) || any_is(reads, n, MLC_READ_ROW))
 		load_and_fill(reads, n, token, own_snapshot);
 	MLC_FAULT("get-before-l1");

@@ -115,13 +115,15 @@ load(MlcLink *link)
 }
 
 static MlcLink *
-find_link(Oid serverid)
+find(Oid serverid)
 {
 	MlcLink    *link;
 	bool		found;
 
 	if (!OidIsValid(serverid))
 		return NULL;
+	if (links == NULL)
+		init();
 	link = hash_search(links, &serverid, HASH_ENTER, &found);
 	if (!found)
 		memset((char *) link + sizeof(link->serverid), 0,
@@ -136,7 +138,7 @@ mlc_link_find(MlcRule *rule)
 {
 	if (links == NULL)
 		init();
-	return find_link(first_server(rule));
+	return find(first_server(rule));
 }
 
 MlcLink *
@@ -144,7 +146,26 @@ mlc_link_default(void)
 {
 	if (links == NULL)
 		init();
-	return find_link(first_of_all());
+	return find(first_of_all());
+}
+
+List *
+mlc_link_all(int nservers, char **servers)
+{
+	List	   *all = NIL;
+	ListCell   *lc;
+
+	if (nservers == 0)
+		foreach(lc, mlc_server_all())
+			all = lappend(all, find(lfirst_oid(lc)));
+	for (int i = 0; i < nservers; i++)
+	{
+		Oid			serverid = get_foreign_server_oid(servers[i], true);
+
+		if (OidIsValid(serverid))
+			all = lappend(all, find(serverid));
+	}
+	return all;
 }
 
 bool

@@ -30,6 +30,9 @@ extern MlcLink *mlc_link_find(MlcRule *rule);
 /* The first server of all, by name: what belongs to no rule asks it. */
 extern MlcLink *mlc_link_default(void);
 
+/* All servers of a rule that names these (0: all there are): of MlcLink. */
+extern List *mlc_link_all(int nservers, char **servers);
+
 /*
  * Is it connected, now or after a try?  After a failure nobody tries for a
  * pause that grows up to mlcache.reconnect_max, and is ten times as long as

@@ -95,6 +95,26 @@ typedef struct Removals
 	StringInfoData guards;
 } Removals;
 
+/* Strong keys: what goes is the entry and the lease, but no mark. */
+static void
+flush_strong_removals(MlcTarget *target, Removals *removals)
+{
+	if (removals->n == 0)
+		return;
+	mlc_command_reset(&removals->cmd);
+	mlc_command_add_cstr(&removals->cmd, "FCALL");
+	mlc_command_add_cstr(&removals->cmd, "mlc_invalidate");
+	mlc_command_add_int(&removals->cmd, removals->n);
+	for (int i = 0; i < removals->n; i++)
+		mlc_command_add(&removals->cmd, removals->keys[i], removals->lens[i]);
+	mlc_command_add_cstr(&removals->cmd, target->ns);
+	mlc_command_add_cstr(&removals->cmd, "");
+	mlc_command_append(&removals->cmd, target->conn);
+	expect(target, MLC_EXPECT_UNLINK);
+	target->stat->invalidated += removals->n;
+	removals->n = 0;
+}
+
 static void
 flush_removals(MlcTarget *target, Removals *removals)
 {
@@ -284,6 +304,7 @@ bool
 mlc_target_send(MlcTarget *target, MlcBatch *batch)
 {
 	static Removals removals;
+	static Removals strong_removals;
 	static Values values;
 	bool		held_back = false;
 	bool		oom = target->oom_until > GetCurrentTimestamp() &&
@@ -310,6 +331,8 @@ mlc_target_send(MlcTarget *target, MlcBatch *batch)
 	memset(&removals, 0, offsetof(Removals, guards));
 	mlc_command_init(&removals.cmd);
 	initStringInfo(&removals.guards);
+	memset(&strong_removals, 0, offsetof(Removals, guards));
+	mlc_command_init(&strong_removals.cmd);
 	memset(&values, 0, sizeof(values));
 	mlc_command_init(&values.cmd);
 
@@ -327,16 +350,25 @@ mlc_target_send(MlcTarget *target, MlcBatch *batch)
 		}
 		else
 		{
+			bool		strong = event->rule->consistency == MLC_STRONG &&
+			!MLC_FAULT_SKIP("relay-marks-stay");
+			Removals   *under_way = strong ? &strong_removals : &removals;
+
 			/* a full Redis takes no value: the old one goes meanwhile */
 			if (event->op == MLC_OP_REPLICATE)
 				held_back = true;
-			removals.keys[removals.n] = event->key;
-			removals.lens[removals.n++] = event->keylen;
-			if (removals.n == UNLINK_KEYS)
+			under_way->keys[under_way->n] = event->key;
+			under_way->lens[under_way->n++] = event->keylen;
+			if (under_way->n < UNLINK_KEYS)
+				continue;
+			if (strong)
+				flush_strong_removals(target, &strong_removals);
+			else
 				flush_removals(target, &removals);
 		}
 	}
 	flush_removals(target, &removals);
+	flush_strong_removals(target, &strong_removals);
 	flush_values(target, &values);
 	if (target->stream > 0 && !oom)
 		stream_events(target, batch);

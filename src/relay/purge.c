@@ -53,19 +53,75 @@ key_of_guard(const char *guard, size_t len, size_t *keylen)
 	return NULL;
 }
 
-static bool
-belongs(MlcReply *name, bool guards, MlcRelayRule **rules, int nrules)
+/* The key that a name stands for, if it is one of the rules'; else NULL. */
+static char *
+key_of(MlcReply *name, bool guards, MlcRelayRule **rules, int nrules,
+	   size_t *keylen)
 {
 	char	   *values[MLC_KEY_MAX_COLUMNS];
 	char	   *key = name->str;
-	size_t		keylen = name->len;
 
+	*keylen = name->len;
 	if (guards)
-		key = key_of_guard(name->str, name->len, &keylen);
+		key = key_of_guard(name->str, name->len, keylen);
 	for (int i = 0; key && i < nrules; i++)
-		if (mlc_key_match(rules[i]->template, key, keylen, values))
+		if (mlc_key_match(rules[i]->template, key, *keylen, values))
+			return key;
+	return NULL;
+}
+
+/* Strong keys may carry marks, which must stay. */
+static bool
+any_strong(MlcRelayRule **rules, int nrules)
+{
+	for (int i = 0; i < nrules; i++)
+		if (rules[i]->consistency == MLC_STRONG)
 			return true;
 	return false;
+}
+
+/* Removes what belongs to the rules: names, or entries and leases of keys. */
+static bool
+remove_names(MlcTarget *target, MlcReply *names, bool guards,
+			 MlcRelayRule **rules, int nrules)
+{
+	bool		strong = any_strong(rules, nrules);
+	MlcCommand	cmd;
+	int			n = 0;
+	const char **keys = palloc(sizeof(char *) * Max(names->nelements, 1));
+	size_t	   *lens = palloc(sizeof(size_t) * Max(names->nelements, 1));
+
+	for (size_t i = 0; i < names->nelements; i++)
+	{
+		size_t		keylen;
+		char	   *key = key_of(names->elements[i], guards, rules, nrules,
+								 &keylen);
+
+		if (key == NULL)
+			continue;
+		keys[n] = strong ? key : names->elements[i]->str;
+		lens[n++] = strong ? keylen : names->elements[i]->len;
+	}
+	if (n == 0)
+		return true;
+	mlc_command_init(&cmd);
+	if (strong)
+	{
+		mlc_command_add_cstr(&cmd, "FCALL");
+		mlc_command_add_cstr(&cmd, "mlc_invalidate");
+		mlc_command_add_int(&cmd, n);
+	}
+	else
+		mlc_command_add_cstr(&cmd, "UNLINK");
+	for (int i = 0; i < n; i++)
+		mlc_command_add(&cmd, keys[i], lens[i]);
+	if (strong)
+	{
+		mlc_command_add_cstr(&cmd, target->ns);
+		mlc_command_add_cstr(&cmd, "");
+	}
+	return mlc_target_good(target, mlc_command_call(&cmd, target->conn),
+						   "removal");
 }
 
 /* One step of a scan.  The next cursor is copied; false: the target is down. */
@@ -75,7 +131,6 @@ step(MlcTarget *target, char *cursor, size_t size, const char *glob,
 {
 	MlcReply   *reply;
 	MlcReply   *names;
-	MlcCommand	unlink;
 
 	reply = mlc_command_simple(target->conn, "SCAN", cursor, "MATCH", glob,
 							   "COUNT", SCAN_COUNT, NULL);
@@ -90,16 +145,7 @@ step(MlcTarget *target, char *cursor, size_t size, const char *glob,
 	}
 	strlcpy(cursor, reply->elements[0]->str, size);
 	names = reply->elements[1];
-
-	mlc_command_init(&unlink);
-	mlc_command_add_cstr(&unlink, "UNLINK");
-	for (size_t i = 0; i < names->nelements; i++)
-		if (belongs(names->elements[i], guards, rules, nrules))
-			mlc_command_add(&unlink, names->elements[i]->str,
-							names->elements[i]->len);
-	return unlink.argc == 1 ||
-		mlc_target_good(target, mlc_command_call(&unlink, target->conn),
-						"UNLINK");
+	return remove_names(target, names, guards, rules, nrules);
 }
 
 static bool

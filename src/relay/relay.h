@@ -60,6 +60,8 @@ typedef struct MlcRelay
 	MlcVersion	flight_end;		/* applied once all replies are good */
 	TimestampTz flight_committed;
 
+	bool		strong;			/* there are strong rules */
+
 	/* what readers of this server may use */
 	bool		l1_open;
 	TimestampTz age_at;			/* what was visible then lies before age_lsn */

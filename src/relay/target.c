@@ -336,6 +336,10 @@ mlc_target_connect(MlcTarget *target, MlcVersion position,
 
 	target->nexpect = target->expect_next = 0;
 	target->arm_at = mlc_wal_insert_end();
+	if (target->commits)
+		pfree(target->commits);
+	target->commits = armed ? NULL :
+		mlc_commits_snapshot(target->context, MyDatabaseId);
 	set_state(target, armed ? MLC_TARGET_ARMED : MLC_TARGET_CATCHUP);
 	LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
 	target->stat->reconnects++;

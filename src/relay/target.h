@@ -16,6 +16,7 @@
 
 #include "redis/conn.h"
 #include "relay/batch.h"
+#include "shm/commits.h"
 #include "shm/segment.h"
 #include "utils/hsearch.h"
 
@@ -57,6 +58,8 @@ typedef struct MlcTarget
 	MlcVersion	published;		/* applied, as the server was told */
 	MlcVersion	applying;		/* as the server was told */
 	XLogRecPtr	arm_at;			/* arm when all before it was delivered */
+	MlcCommits *commits;		/* strong ones whose marks may be lost; NULL:
+								 * they are over, arm_at counts */
 
 	/* in flight */
 	int			nexpect;

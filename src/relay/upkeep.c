@@ -14,11 +14,13 @@
 #include "access/xact.h"
 #include "base/fault.h"
 #include "base/guc.h"
+#include "base/wal.h"
 #include "commands/extension.h"
 #include "model/rule.h"
 #include "redis/server.h"
 #include "relay/relay.h"
 #include "relay/slot.h"
+#include "relay/sweep.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
@@ -184,6 +186,9 @@ mlc_upkeep_load(void)
 		foreach(lc, rules)
 			(void) mlc_intake_rule(lfirst(lc));
 	}
+	mlc_relay->strong = false;
+	foreach(lc, rules)
+		mlc_relay->strong |= ((MlcRule *) lfirst(lc))->consistency == MLC_STRONG;
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	CurrentResourceOwner = owner;
@@ -231,8 +236,15 @@ mlc_upkeep_arm(void)
 	{
 		MlcTarget  *target = mlc_relay->targets[i];
 
+		if (target->commits && mlc_sweep_may_arm(target->commits))
+		{
+			/* what they changed lies before this */
+			pfree(target->commits);
+			target->commits = NULL;
+			target->arm_at = mlc_wal_insert_end();
+		}
 		if (target->state == MLC_TARGET_CATCHUP &&
-			mlc_target_is_idle(target) &&
+			mlc_target_is_idle(target) && target->commits == NULL &&
 			(target->applied.lsn >= target->arm_at ||
 			 MLC_FAULT_SKIP("relay-arm")))
 			(void) mlc_target_arm(target);

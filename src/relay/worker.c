@@ -30,6 +30,7 @@
 #include "relay/refresh.h"
 #include "relay/relay.h"
 #include "relay/slot.h"
+#include "relay/sweep.h"
 #include "relay/worker.h"
 #include "shm/l1.h"
 #include "storage/ipc.h"
@@ -330,6 +331,8 @@ turn(void)
 		mlc_refresh_run(mlc_relay->targets, mlc_relay->ntargets, !ended);
 		mlc_upkeep_forget_catalogs();
 	}
+	if (!mlc_relay->in_flight)
+		mlc_sweep_run();
 	mlc_flow_publish();
 	mlc_upkeep_every_second();
 

@@ -18,6 +18,10 @@
  * void, or after it was opened, and then Redis no longer holds it.  Two keys
  * that share a bit cost a fill, nothing else.
  *
+ * A strong writer does the same from before its commit is visible until after.
+ * Since several may hold a key closed, beside the relay, they count: a table
+ * of counters by hash, of all databases.
+ *
  * What concerns a whole database (purge of a rule, a Redis that comes or goes,
  * start and end of the relay) shuts its L1: a flag, and an epoch that every
  * line and ticket carries.  Lines of another epoch are not found, and are the
@@ -50,6 +54,7 @@
 #define PARTITION_SIZE (4 * 1024 * 1024)	/* at least, where there are many */
 #define TICKETS 256				/* a partition */
 #define FILTER_BITS 32768		/* a database; a batch has 4096 keys */
+#define CLOSINGS 16384			/* counters of keys closed by writers */
 #define STRIPES 16				/* of counters */
 
 typedef struct Ticket
@@ -71,7 +76,8 @@ typedef struct Partition
 typedef struct Database
 {
 	pg_atomic_uint32 epoch;
-	pg_atomic_uint32 is_open;
+	pg_atomic_uint32 is_open;	/* the relay says so */
+	pg_atomic_uint32 closings;	/* writers who have closed it as a whole */
 	uint8		filter[FILTER_BITS / 8];
 } Database;
 
@@ -93,6 +99,8 @@ typedef struct L1
 	Size		partition_size;
 	Size		partitions;		/* offset of the first */
 	Stripe		stripes[STRIPES];
+	pg_atomic_uint32 closings[CLOSINGS];	/* by hash of a key: writers who
+											 * have closed it */
 	Database	databases[MLC_MAX_RELAYS];
 } L1;
 
@@ -175,10 +183,13 @@ startup(void)
 			pg_atomic_init_u64(&l1->stripes[i].fills, 0);
 			pg_atomic_init_u64(&l1->stripes[i].refused, 0);
 		}
+		for (int i = 0; i < CLOSINGS; i++)
+			pg_atomic_init_u32(&l1->closings[i], 0);
 		for (int i = 0; i < MLC_MAX_RELAYS; i++)
 		{
 			pg_atomic_init_u32(&l1->databases[i].epoch, 1);
 			pg_atomic_init_u32(&l1->databases[i].is_open, 0);
+			pg_atomic_init_u32(&l1->databases[i].closings, 0);
 		}
 		for (int i = 0; i < l1->npartitions; i++)
 		{
@@ -266,6 +277,36 @@ is_stale(const MlcLine *line)
 		pg_atomic_read_u32(&l1->databases[line->db].epoch);
 }
 
+static inline bool
+serves(Database *database)
+{
+	return pg_atomic_read_u32(&database->is_open) != 0 &&
+		pg_atomic_read_u32(&database->closings) == 0;
+}
+
+static inline pg_atomic_uint32 *
+closings_of(uint64 hash)
+{
+	return &l1->closings[hash % CLOSINGS];
+}
+
+/* The key's line and ticket go.  The caller holds the partition's lock. */
+static void
+remove_key(Partition *partition, uint64 hash, uint16 db, const char *key,
+		   uint32 keylen)
+{
+	Ticket	   *slot = ticket_of(partition, hash);
+	MlcLine    *line = mlc_store_find(store_of(partition), hash, db, key, keylen);
+
+	if (slot->hash == hash)
+		slot->token = 0;
+	if (line)
+	{
+		mlc_store_remove(store_of(partition), line);
+		partition->closed++;
+	}
+}
+
 /* ---- readers ---- */
 
 bool
@@ -275,7 +316,7 @@ mlc_l1_is_open(void)
 
 	if (l1 == NULL || (relay = mlc_segment_my_relay()) == NULL)
 		return false;
-	return pg_atomic_read_u32(&l1->databases[database_number(relay)].is_open) != 0;
+	return serves(&l1->databases[database_number(relay)]);
 }
 
 bool
@@ -292,7 +333,7 @@ mlc_l1_get(const char *key, uint32 keylen, MlcL1Hit *hit)
 	if (l1 == NULL || (relay = mlc_segment_my_relay()) == NULL)
 		return false;
 	db = database_number(relay);
-	if (pg_atomic_read_u32(&l1->databases[db].is_open) == 0)
+	if (!serves(&l1->databases[db]))
 		return false;
 
 	hash = hash_key(db, key, keylen);
@@ -345,7 +386,7 @@ mlc_l1_begin(const char *key, uint32 keylen, MlcL1Ticket *ticket)
 	/* the epoch first: whoever shuts L1 takes the flag away before it */
 	ticket->epoch = pg_atomic_read_u32(&database->epoch);
 	pg_read_barrier();
-	if (pg_atomic_read_u32(&database->is_open) == 0)
+	if (!serves(database))
 		return;
 
 	ticket->hash = hash_key(db, key, keylen);
@@ -354,7 +395,8 @@ mlc_l1_begin(const char *key, uint32 keylen, MlcL1Ticket *ticket)
 	lock = partition_lock(number);
 	partition = partition_at(number);
 	LWLockAcquire(lock, LW_EXCLUSIVE);
-	if ((database->filter[bit / 8] & (1 << (bit % 8))) == 0 ||
+	if (((database->filter[bit / 8] & (1 << (bit % 8))) == 0 &&
+		 pg_atomic_read_u32(closings_of(ticket->hash)) == 0) ||
 		MLC_FAULT_SKIP("l1-closed"))
 	{
 		Ticket	   *slot = ticket_of(partition, ticket->hash);
@@ -444,9 +486,6 @@ mlc_l1_close_key(MlcRelayShared *relay, const char *key, uint32 keylen)
 	uint32		bit;
 	int			number;
 	LWLock	   *lock;
-	Partition  *partition;
-	Ticket	   *slot;
-	MlcLine    *line;
 
 	if (l1 == NULL || MLC_FAULT_SKIP("l1-close"))
 		return;
@@ -459,17 +498,8 @@ mlc_l1_close_key(MlcRelayShared *relay, const char *key, uint32 keylen)
 	/* whoever takes the lock after us sees the bit */
 	number = partition_number(hash);
 	lock = partition_lock(number);
-	partition = partition_at(number);
 	LWLockAcquire(lock, LW_EXCLUSIVE);
-	slot = ticket_of(partition, hash);
-	if (slot->hash == hash)
-		slot->token = 0;
-	line = mlc_store_find(store_of(partition), hash, db, key, keylen);
-	if (line)
-	{
-		mlc_store_remove(store_of(partition), line);
-		partition->closed++;
-	}
+	remove_key(partition_at(number), hash, db, key, keylen);
 	LWLockRelease(lock);
 }
 
@@ -484,6 +514,65 @@ mlc_l1_open(MlcRelayShared *relay)
 	memset(database->filter, 0, sizeof(database->filter));
 	pg_write_barrier();
 	pg_atomic_write_u32(&database->is_open, 1);
+}
+
+/* ---- strong writers ---- */
+
+void
+mlc_l1_writer_close(const char *key, uint32 keylen, uint32 *handle)
+{
+	MlcRelayShared *relay;
+	uint64		hash;
+	uint16		db;
+	int			number;
+	LWLock	   *lock;
+
+	*handle = CLOSINGS;
+	if (l1 == NULL || (relay = mlc_segment_my_relay()) == NULL ||
+		MLC_FAULT_SKIP("l1-writer-close"))
+		return;
+	db = database_number(relay);
+	hash = hash_key(db, key, keylen);
+	*handle = hash % CLOSINGS;
+	pg_atomic_fetch_add_u32(closings_of(hash), 1);
+
+	/* whoever takes the lock after us sees the count */
+	number = partition_number(hash);
+	lock = partition_lock(number);
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	remove_key(partition_at(number), hash, db, key, keylen);
+	LWLockRelease(lock);
+}
+
+void
+mlc_l1_writer_open(uint32 handle)
+{
+	if (l1 != NULL && handle < CLOSINGS)
+		pg_atomic_fetch_sub_u32(&l1->closings[handle], 1);
+}
+
+bool
+mlc_l1_writer_close_all(void)
+{
+	MlcRelayShared *relay;
+	Database   *database;
+
+	if (l1 == NULL || (relay = mlc_segment_my_relay()) == NULL)
+		return false;
+	database = &l1->databases[database_number(relay)];
+	pg_atomic_fetch_add_u32(&database->closings, 1);
+	pg_atomic_fetch_add_u32(&database->epoch, 1);
+	return true;
+}
+
+void
+mlc_l1_writer_open_all(void)
+{
+	MlcRelayShared *relay;
+
+	if (l1 == NULL || (relay = mlc_segment_my_relay()) == NULL)
+		return;
+	pg_atomic_fetch_sub_u32(&l1->databases[database_number(relay)].closings, 1);
 }
 
 /* ---- statistics ---- */

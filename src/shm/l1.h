@@ -87,6 +87,20 @@ extern void mlc_l1_close_key(MlcRelayShared *relay, const char *key,
 /* Everything that was closed or shut may be filled again. */
 extern void mlc_l1_open(MlcRelayShared *relay);
 
+/* ---- strong writers, of this database ---- */
+
+/*
+ * Closes one key, or all of this database, until as many calls of the second
+ * function: lines and tickets go, and none is given.  Several may close a key
+ * at once.  *handle is what opens it again.  Opening never throws; callable in
+ * a commit callback.
+ */
+extern void mlc_l1_writer_close(const char *key, uint32 keylen,
+								uint32 *handle);
+extern void mlc_l1_writer_open(uint32 handle);
+extern bool mlc_l1_writer_close_all(void);	/* false: nothing to open */
+extern void mlc_l1_writer_open_all(void);
+
 /* ---- statistics, of the whole server ---- */
 
 extern void mlc_l1_stat(MlcL1Stat *stat);

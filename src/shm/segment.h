@@ -76,6 +76,9 @@ typedef struct MlcRelayShared
 								 * this time; 0: unknown */
 	pg_atomic_uint32 generation;	/* bumped to make the relay reload */
 	pg_atomic_uint32 hurry;		/* waiters want weak changes now */
+	pg_atomic_uint64 sweeps;	/* anybody: marks may have lost their owner */
+	pg_atomic_uint64 prepared;	/* strong transactions that began to PREPARE */
+	pg_atomic_uint64 resolved;	/* relay: those of them that are over */
 	TimeLineID	tli;			/* relay; lock */
 	int64		transactions;	/* relay; lock */
 	int64		spilled;		/* transactions over the memory budget; lock */
@@ -130,6 +133,18 @@ extern void mlc_segment_want_relay(void);
 
 /* Wakes the launcher.  Never throws. */
 extern void mlc_segment_wake_launcher(void);
+
+/*
+ * May a prepared transaction hold strong keys of this database?  Its COMMIT
+ * PREPARED has no callback that could close their lines in L1, so nobody uses
+ * L1 for strong keys meanwhile.
+ */
+static inline bool
+mlc_segment_is_prepared(MlcRelayShared *relay)
+{
+	return pg_atomic_read_u64(&relay->prepared) !=
+		pg_atomic_read_u64(&relay->resolved);
+}
 
 /* Counters of a rule of this database; NULL when the table is full. */
 extern MlcRuleStat *mlc_segment_rule_stat(Oid dbid, int32 rule);

@@ -178,6 +178,25 @@ for my $sessions (10, 100, 200)
 		rule => "action => '" . ($sessions == 100 ? 'update' : 'invalidate') . "'");
 }
 
+for my $sessions (10, 100, 200)
+{
+	run_with_faults('strong', 'strong', $sessions, rule => "consistency => 'strong'");
+}
+
+# ---------- strong without what makes it strong ----------
+
+for my $safeguard (qw(strong-quarantine l1-writer-close))
+{
+	my $report;
+
+	$t->set_fault("$safeguard=skip");
+	begin('strong', 10, rule => "consistency => 'strong'");
+	let_change(3000);
+	$report = finish();
+	cmp_ok($report->{nviolations}, '>', 0, "without $safeguard the history shows it");
+	$t->clear_fault;
+}
+
 # ---------- the same load without mlcache ----------
 
 # The model of strong rules: a stale read is one that gives less than what was

@@ -408,6 +408,21 @@ local function mlc_begin(keys, args)
 	return redis.status_reply('OK')
 end
 
+-- 0 keys; ns, owner: a strong writer who changes more than he can name serves
+-- nobody, until the relay has noticed, delivered, and armed the server again.
+local function mlc_close(keys, args)
+	need_keys(keys, 0, 0)
+	need_args(args, 2, 2)
+	local key = state_key(args[1])
+	need_name('owner', args[2])
+	armed[args[1]] = nil
+	-- an arming under way must not undo it
+	if redis.call('EXISTS', key) == 1 then
+		redis.call('HSET', key, 'nonce', 'closed-' .. args[2])
+	end
+	return redis.status_reply('OK')
+end
+
 -- 0 keys; ns, nonce: this process serves from now on.
 local function mlc_arm(keys, args)
 	need_keys(keys, 0, 0)
@@ -1014,6 +1029,7 @@ register('mlc_version', mlc_version, 'no-writes')
 register('mlc_state', mlc_state, 'no-writes')
 register('mlc_disarm', mlc_disarm, 'allow-oom')
 register('mlc_begin', mlc_begin, 'allow-oom')
+register('mlc_close', mlc_close, 'allow-oom')
 register('mlc_arm', mlc_arm, 'allow-oom')
 register('mlc_adopt', mlc_adopt, 'allow-oom')
 register('mlc_publish', mlc_publish, 'allow-oom')

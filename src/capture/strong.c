@@ -1,0 +1,509 @@
+/*-------------------------------------------------------------------------
+ *
+ * capture/strong.c
+ *	  What a commit under strong rules does beside WAL: quarantine before,
+ *	  release after.
+ *
+ * Before the commit can become visible, every key of the dirty set gets this
+ * transaction's mark, in L1 of this server and on every Redis of its rule: the
+ * entry goes, no lease is given, no fill is accepted.  Once the commit is
+ * visible (or the transaction aborted) the marks end.  So nobody can hit, or
+ * fill with, the old row after the commit, nor the new one before it.
+ *
+ * Marks have no deadline: a slow commit never outlives its own.  One that its
+ * owner could not end is swept by the relay, which asks whether the
+ * transaction that the owner's name tells is still in progress.  Until then
+ * its key is read from the row.
+ *
+ * The release may neither wait nor fail, since the transaction has ended: its
+ * commands are laid out beforehand, and only their version is filled in.  The
+ * replies are read by whoever uses the connection next.
+ *
+ * Locks: L1's, one at a time.  Must not: throw, palloc or wait in a release.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/transam.h"
+#include "access/xact.h"
+#include "base/fault.h"
+#include "base/guc.h"
+#include "capture/strong.h"
+#include "miscadmin.h"
+#include "read/link.h"
+#include "redis/command.h"
+#include "redis/script.h"
+#include "shm/commits.h"
+#include "shm/l1.h"
+#include "utils/memutils.h"
+
+#define KEYS_A_CALL 500
+#define OWNER_LEN 40
+#define RELEASE_HEAD 5			/* FCALL mlc_release nkeys; ns owner */
+#define RELEASE_ARGS 4			/* a key: version, given, ttl, payload */
+
+typedef struct StrongKey
+{
+	const char *key;
+	uint32		len;
+} StrongKey;
+
+/* One Redis that this commit concerns. */
+typedef struct StrongServer
+{
+	MlcLink    *link;
+	bool		degrade;		/* all of its rules say so */
+	bool		close;			/* a rule as a whole is concerned */
+	bool		asked;			/* marks may stand there */
+	int			nkeys;
+	StrongKey  *keys;			/* sorted, each once */
+	int			ncalls;
+	MlcCommand *quarantines;	/* the close comes last */
+	int			nreleases;
+	MlcCommand *releases;
+} StrongServer;
+
+typedef struct StrongCommit
+{
+	char		owner[OWNER_LEN];
+	char		version[MLC_VERSION_LEN + 1];
+	int			nservers;
+	StrongServer *servers;
+	bool		closed_all;		/* L1 as a whole */
+	int			nclosed;
+	uint32	   *closed;			/* handles of keys closed in L1 */
+} StrongCommit;
+
+/* Of the transaction at hand, in TopTransactionContext; NULL: none. */
+static StrongCommit *commit = NULL;
+
+/* ---- what is to be sent ---- */
+
+/* "xid-nonce": whom a mark belongs to.  Read by relay/sweep. */
+static void
+name_owner(char *owner)
+{
+	static uint64 nonce = 0;
+	static int	pid = 0;
+
+	if (pid != MyProcPid)
+	{
+		if (!pg_strong_random(&nonce, sizeof(nonce)))
+			ereport(ERROR,
+					(errcode(ERRCODE_INTERNAL_ERROR),
+					 errmsg("could not generate a random nonce")));
+		pid = MyProcPid;
+	}
+	snprintf(owner, OWNER_LEN, "%llx-%016llx",
+			 (unsigned long long) U64FromFullTransactionId(GetTopFullTransactionId()),
+			 (unsigned long long) nonce);
+}
+
+static StrongServer *
+server_for(MlcLink *link)
+{
+	StrongServer *server;
+
+	for (int i = 0; i < commit->nservers; i++)
+		if (commit->servers[i].link == link)
+			return &commit->servers[i];
+	if (commit->servers == NULL)
+		commit->servers = palloc(sizeof(StrongServer));
+	else
+		commit->servers = repalloc(commit->servers,
+								   sizeof(StrongServer) * (commit->nservers + 1));
+	server = &commit->servers[commit->nservers++];
+	memset(server, 0, sizeof(*server));
+	server->link = link;
+	server->degrade = true;
+	return server;
+}
+
+static void
+add_rule(StrongServer *server, MlcStrongRule *rule)
+{
+	server->degrade &= rule->degrade;
+	if (rule->all || rule->nkeys > mlc_quarantine_max_keys)
+	{
+		server->close = true;
+		return;
+	}
+	if (server->keys == NULL)
+		server->keys = palloc(sizeof(StrongKey) * Max(rule->nkeys, 1));
+	else
+		server->keys = repalloc_huge(server->keys, sizeof(StrongKey) *
+									 (server->nkeys + rule->nkeys + 1));
+	for (int i = 0; i < rule->nkeys; i++)
+	{
+		server->keys[server->nkeys].key = rule->keys[i];
+		server->keys[server->nkeys++].len = rule->lens[i];
+	}
+}
+
+static int
+by_key(const void *a, const void *b)
+{
+	const StrongKey *x = a;
+	const StrongKey *y = b;
+	int			order = memcmp(x->key, y->key, Min(x->len, y->len));
+
+	return order != 0 ? order : (x->len > y->len) - (x->len < y->len);
+}
+
+/* Two rules may give one key. */
+static void
+sort_keys(StrongServer *server)
+{
+	int			n = 0;
+
+	if (server->nkeys < 2)
+		return;
+	qsort(server->keys, server->nkeys, sizeof(StrongKey), by_key);
+	for (int i = 1; i < server->nkeys; i++)
+		if (by_key(&server->keys[n], &server->keys[i]) != 0)
+			server->keys[++n] = server->keys[i];
+	server->nkeys = n + 1;
+}
+
+static void
+add_keys(MlcCommand *cmd, StrongServer *server, int from, int n)
+{
+	mlc_command_add_int(cmd, n);
+	for (int i = from; i < from + n; i++)
+		mlc_command_add(cmd, server->keys[i].key, server->keys[i].len);
+}
+
+/* All commands of this commit, in the order in which they go out. */
+static void
+lay_out(StrongServer *server)
+{
+	int			calls = (server->nkeys + KEYS_A_CALL - 1) / KEYS_A_CALL;
+
+	server->quarantines = palloc(sizeof(MlcCommand) * (calls + 1));
+	server->releases = palloc(sizeof(MlcCommand) * Max(calls, 1));
+	for (int from = 0; from < server->nkeys; from += KEYS_A_CALL)
+	{
+		int			n = Min(KEYS_A_CALL, server->nkeys - from);
+		MlcCommand *cmd = &server->quarantines[server->ncalls++];
+
+		mlc_command_init(cmd);
+		mlc_command_add_cstr(cmd, "FCALL");
+		mlc_command_add_cstr(cmd, "mlc_quarantine");
+		add_keys(cmd, server, from, n);
+		mlc_command_add_cstr(cmd, server->link->ns);
+		mlc_command_add_cstr(cmd, "");	/* whoever has armed it */
+		mlc_command_add_cstr(cmd, commit->owner);
+		mlc_command_add_cstr(cmd, "0"); /* no deadline */
+
+		cmd = &server->releases[server->nreleases++];
+		mlc_command_init(cmd);
+		mlc_command_add_cstr(cmd, "FCALL");
+		mlc_command_add_cstr(cmd, "mlc_release");
+		add_keys(cmd, server, from, n);
+		mlc_command_add_cstr(cmd, server->link->ns);
+		mlc_command_add_cstr(cmd, commit->owner);
+		for (int i = 0; i < n; i++)
+		{
+			mlc_command_add(cmd, commit->version, MLC_VERSION_LEN);
+			mlc_command_add_cstr(cmd, "0");
+			mlc_command_add_cstr(cmd, "0");
+			mlc_command_add_cstr(cmd, "");
+		}
+		Assert(cmd->argc == RELEASE_HEAD + n + RELEASE_ARGS * n);
+	}
+	if (server->close)
+	{
+		MlcCommand *cmd = &server->quarantines[server->ncalls++];
+
+		mlc_command_init(cmd);
+		mlc_command_add_cstr(cmd, "FCALL");
+		mlc_command_add_cstr(cmd, "mlc_close");
+		mlc_command_add_cstr(cmd, "0");
+		mlc_command_add_cstr(cmd, server->link->ns);
+		mlc_command_add_cstr(cmd, commit->owner);
+	}
+}
+
+/* ---- talking to a server ---- */
+
+static void
+want_sweep(void)
+{
+	MlcRelayShared *relay = mlc_segment_my_relay();
+
+	if (relay)
+	{
+		pg_atomic_fetch_add_u64(&relay->sweeps, 1);
+		mlc_segment_wake(relay);
+	}
+}
+
+static bool
+is_good(MlcReply *reply)
+{
+	return reply->type == MLC_REPLY_INTEGER || reply->type == MLC_REPLY_STATUS;
+}
+
+/*
+ * Reads what the connection still owes: answers to releases, and to reads
+ * that were interrupted.  False: the connection is lost.
+ */
+static bool
+take_old_replies(MlcLink *link, int n)
+{
+	for (int i = 0; i < n; i++)
+	{
+		MlcReply   *reply = mlc_conn_reply(link->conn);
+
+		if (reply == NULL)
+			return false;
+		if (reply->type == MLC_REPLY_ERROR)
+			want_sweep();
+	}
+	return true;
+}
+
+/* Sends all calls of this server, without waiting; false: it is away. */
+static bool
+ask(StrongServer *server)
+{
+	MlcLink    *link = server->link;
+
+	if (mlc_conn_is_open(link->conn))
+		(void) mlc_conn_check_closed(link->conn);
+	if (!mlc_link_open(link))
+		return false;
+	server->asked = true;
+	for (int i = 0; i < server->ncalls; i++)
+		mlc_command_append(&server->quarantines[i], link->conn);
+	if (mlc_conn_push(link->conn))
+		return true;
+	mlc_link_fail(link);
+	return false;
+}
+
+/* NULL, or what is wrong. */
+static const char *
+take_answers(StrongServer *server, bool *missing)
+{
+	MlcLink    *link = server->link;
+	const char *wrong = NULL;
+
+	*missing = false;
+	if (!take_old_replies(link, mlc_conn_pending(link->conn) - server->ncalls))
+		return mlc_conn_error(link->conn);
+	for (int i = 0; i < server->ncalls; i++)
+	{
+		MlcReply   *reply = mlc_conn_reply(link->conn);
+
+		if (reply == NULL)
+			return mlc_conn_error(link->conn);
+		if (is_good(reply) || wrong)
+			continue;
+		wrong = reply->type == MLC_REPLY_ERROR ? reply->str : "unexpected reply";
+		*missing = strncmp(wrong, "ERR Function not found", 22) == 0;
+	}
+	return wrong;
+}
+
+/* A Redis that has just started empty has no function library yet. */
+static const char *
+ask_again(StrongServer *server)
+{
+	char	   *error;
+	bool		missing;
+
+	if (!mlc_script_ensure(server->link->conn, &error))
+		return error;
+	if (!ask(server))
+		return mlc_conn_error(server->link->conn);
+	return take_answers(server, &missing);
+}
+
+static void
+report(StrongServer *server, const char *wrong)
+{
+	int			sqlstate = mlc_conn_is_open(server->link->conn) ?
+	ERRCODE_PROTOCOL_VIOLATION : mlc_conn_sqlstate(server->link->conn);
+
+	if (server->degrade)
+		ereport(WARNING,
+				(errcode(sqlstate),
+				 errmsg("cached copies may be stale for a while"),
+				 errdetail("%s", wrong)));
+	else
+		ereport(ERROR,
+				(errcode(sqlstate),
+				 errmsg("could not put changed keys under quarantine"),
+				 errdetail("%s", wrong),
+				 errhint("The rule is strong: a commit needs its Redis. With on_unreachable => 'degrade' it would go on.")));
+}
+
+static const char *
+why_away(StrongServer *server)
+{
+	const char *wrong = mlc_conn_error(server->link->conn);
+
+	return wrong[0] != '\0' ? wrong : "Redis is out of reach, and was not tried again yet.";
+}
+
+static void
+quarantine_servers(void)
+{
+	bool	   *sent = palloc0(sizeof(bool) * commit->nservers);
+
+	for (int i = 0; i < commit->nservers; i++)
+	{
+		sent[i] = ask(&commit->servers[i]);
+		if (!sent[i])
+			report(&commit->servers[i], why_away(&commit->servers[i]));
+	}
+	for (int i = 0; i < commit->nservers; i++)
+	{
+		StrongServer *server = &commit->servers[i];
+		const char *wrong;
+		bool		missing;
+
+		if (!sent[i])
+			continue;
+		wrong = take_answers(server, &missing);
+		if (missing)
+			wrong = ask_again(server);
+		if (wrong == NULL)
+		{
+			mlc_link_good(server->link);
+			continue;
+		}
+		wrong = pstrdup(wrong);
+		if (!mlc_conn_is_open(server->link->conn))
+			mlc_link_fail(server->link);
+		report(server, wrong);
+	}
+}
+
+/* ---- L1 of this server ---- */
+
+static void
+close_l1(MlcStrongRule *rules, int nrules)
+{
+	int			n = 0;
+
+	for (int i = 0; i < nrules; i++)
+		n += rules[i].nkeys;
+	commit->closed = palloc_extended(sizeof(uint32) * Max(n, 1), MCXT_ALLOC_HUGE);
+	for (int i = 0; i < nrules; i++)
+	{
+		MlcStrongRule *rule = &rules[i];
+
+		if (rule->all && !commit->closed_all)
+			commit->closed_all = mlc_l1_writer_close_all();
+		for (int k = 0; k < rule->nkeys && !rule->all; k++)
+			mlc_l1_writer_close(rule->keys[k], rule->lens[k],
+								&commit->closed[commit->nclosed++]);
+	}
+}
+
+static void
+open_l1(void)
+{
+	for (int i = 0; i < commit->nclosed; i++)
+		mlc_l1_writer_open(commit->closed[i]);
+	if (commit->closed_all)
+		mlc_l1_writer_open_all();
+}
+
+/* ---- the commit ---- */
+
+void
+mlc_strong_quarantine(MlcStrongRule *rules, int nrules, bool prepare)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
+	StrongCommit *mine = palloc0(sizeof(StrongCommit));
+	MlcRelayShared *relay;
+	ListCell   *lc;
+
+	Assert(commit == NULL);
+	name_owner(mine->owner);
+	relay = mlc_segment_relay(MyDatabaseId, true);
+	mlc_commits_begin();
+	commit = mine;				/* from here on there is something to end */
+	if (prepare)
+		pg_atomic_fetch_add_u64(&relay->prepared, 1);
+
+	for (int i = 0; i < nrules; i++)
+		foreach(lc, mlc_link_all(rules[i].nservers, rules[i].servers))
+			add_rule(server_for(lfirst(lc)), &rules[i]);
+	for (int i = 0; i < commit->nservers; i++)
+	{
+		sort_keys(&commit->servers[i]);
+		lay_out(&commit->servers[i]);
+	}
+	MLC_FAULT("strong-before-quarantine");
+	close_l1(rules, nrules);
+	if (!MLC_FAULT_SKIP("strong-quarantine"))
+		quarantine_servers();
+	MLC_FAULT("strong-after-quarantine");
+	MemoryContextSwitchTo(old);
+}
+
+/* The release of one server; false: it could not be sent as a whole. */
+static bool
+release_server(StrongServer *server, bool committed)
+{
+	MlcConn    *conn = server->link->conn;
+
+	if (!mlc_conn_is_open(conn))
+		return false;
+	for (int i = 0; i < server->nreleases; i++)
+	{
+		MlcCommand *cmd = &server->releases[i];
+		int			nkeys = (cmd->argc - RELEASE_HEAD) / (1 + RELEASE_ARGS);
+		int			at = RELEASE_HEAD + nkeys;
+
+		/* no version says that it was aborted */
+		for (int k = 0; k < nkeys && !committed; k++)
+			cmd->argvlen[at + k * RELEASE_ARGS] = 0;
+		mlc_command_append(cmd, conn);
+	}
+	if (!mlc_conn_push(conn))
+		return false;
+	if (mlc_conn_unsent(conn) == 0)
+		return true;
+
+	/* half a command would wait for whoever uses the connection next */
+	mlc_conn_close(conn);
+	return false;
+}
+
+void
+mlc_strong_release(const MlcVersion *version)
+{
+	if (commit == NULL)
+		return;
+	if (version)
+	{
+		MLC_FAULT("strong-before-release");
+		mlc_version_print(*version, commit->version);
+	}
+	for (int i = 0; i < commit->nservers; i++)
+		if (commit->servers[i].asked && !MLC_FAULT_SKIP("strong-release") &&
+			!release_server(&commit->servers[i], version != NULL))
+			want_sweep();
+	open_l1();
+	mlc_commits_end();
+	commit = NULL;
+}
+
+void
+mlc_strong_prepared(void)
+{
+	if (commit == NULL)
+		return;
+
+	/* is_prepared() keeps readers from L1 */
+	open_l1();
+	want_sweep();
+	mlc_commits_end();
+	commit = NULL;
+}

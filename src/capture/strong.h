@@ -1,0 +1,51 @@
+/*-------------------------------------------------------------------------
+ *
+ * capture/strong.h
+ *	  What a commit under strong rules does beside WAL: quarantine before,
+ *	  release after.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef MLC_CAPTURE_STRONG_H
+#define MLC_CAPTURE_STRONG_H
+
+#include "postgres.h"
+
+#include "model/version.h"
+
+/* What the transaction changed under one strong rule. */
+typedef struct MlcStrongRule
+{
+	int			nservers;		/* 0: all */
+	char	  **servers;
+	bool		degrade;		/* on_unreachable */
+	bool		all;			/* the whole rule, not keys */
+	int			nkeys;
+	char	  **keys;
+	uint32	   *lens;
+} MlcStrongRule;
+
+/*
+ * At PRE_COMMIT or PRE_PREPARE, once the message is in WAL: puts this
+ * transaction's mark on every key, on every server of its rule, and closes
+ * their lines in L1; a rule as a whole closes the server instead.  One round
+ * trip a server.  What rules refers to must live as long as the transaction.
+ *
+ * Raises 08xxx when a server cannot be reached, or refuses; a WARNING instead
+ * where every rule of that server says so (degrade).  Interruptible.
+ */
+extern void mlc_strong_quarantine(MlcStrongRule *rules, int nrules,
+								  bool prepare);
+
+/*
+ * In the callback of COMMIT (version: this commit's) or ABORT (NULL): ends the
+ * marks and opens L1.  Does nothing if there was no quarantine.  Never throws,
+ * waits or allocates with palloc; what could not be sent is left to the
+ * relay's sweep.
+ */
+extern void mlc_strong_release(const MlcVersion *version);
+
+/* In the callback of PREPARE: the marks stay. */
+extern void mlc_strong_prepared(void);
+
+#endif							/* MLC_CAPTURE_STRONG_H */
