@@ -201,7 +201,7 @@ for my $safeguard (qw(strong-quarantine l1-writer-close))
 
 # The model of strong rules: a stale read is one that gives less than what was
 # committed, or read, before it began.
-begin('strong', 30, mode => 'naive', think => 0);
+begin('strong', 30, mode => 'naive', think => 200);
 let_change(3000);
 my $report = finish();
 cmp_ok($report->{stale_share}, '>', 0.01, 'naive cache-aside gives stale reads, more than 1 %');
