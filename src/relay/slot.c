@@ -195,6 +195,18 @@ mlc_slot_read(void)
 	XLogRecord *record;
 	MemoryContext old;
 
+	/* at the end of what is flushed: the reader would begin the page anew */
+	if (positioned && !RecoveryInProgress())
+	{
+		XLogRecPtr	flushed = GetFlushRecPtr(NULL);
+
+		if (decoding->reader->EndRecPtr >= flushed)
+		{
+			read_up_to = flushed;
+			return false;
+		}
+	}
+
 	/* the reader keeps buffers of its own, made when it first needs them */
 	old = MemoryContextSwitchTo(decoding->context);
 	record = XLogReadRecord(decoding->reader, &error);
