@@ -207,6 +207,14 @@ mlc_batch_add_xid(MlcBatch *batch, TransactionId xid)
 	batch->xids[batch->nxids++] = xid;
 }
 
+void
+mlc_batch_committed(MlcBatch *batch, TimestampTz committed)
+{
+	batch->committed = Max(batch->committed, committed);
+	if (batch->oldest == 0 || committed < batch->oldest)
+		batch->oldest = committed;
+}
+
 bool
 mlc_batch_is_empty(MlcBatch *batch)
 {
@@ -241,8 +249,11 @@ mlc_batch_merge(MlcBatch *batch, MlcBatch *from)
 						  event->keylen, event->payload, event->payloadlen,
 						  event->version);
 	}
-	if (from->committed > batch->committed)
-		batch->committed = from->committed;
+	if (from->committed != 0)
+	{
+		mlc_batch_committed(batch, from->oldest);
+		mlc_batch_committed(batch, from->committed);
+	}
 	mlc_batch_reset(from);
 }
 

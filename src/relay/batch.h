@@ -67,11 +67,15 @@ typedef struct MlcBatch
 	TransactionId *xids;		/* commits to be seen before it is sent */
 	MlcVersion	applying;		/* the highest version in it */
 	TimestampTz committed;		/* commit time of the last transaction */
+	TimestampTz oldest;			/* and of the first; 0: none had events */
 	int			transactions;
 } MlcBatch;
 
 extern MlcBatch *mlc_batch_create(MemoryContext parent, const char *name);
 extern void mlc_batch_reset(MlcBatch *batch);
+
+/* A transaction with events in the batch committed at this time. */
+extern void mlc_batch_committed(MlcBatch *batch, TimestampTz committed);
 
 /* Adds an event, or replaces the one of the same key.  Copies. */
 extern void mlc_batch_add(MlcBatch *batch, MlcRelayRule *rule, MlcOp op,

@@ -511,7 +511,7 @@ mlc_target_poll(MlcTarget *target)
 
 void
 mlc_target_advance(MlcTarget *target, MlcVersion version,
-				   TimestampTz committed)
+				   TimestampTz committed, TimestampTz oldest)
 {
 	if (mlc_version_compare(version, target->applied) <= 0)
 		return;
@@ -521,7 +521,7 @@ mlc_target_advance(MlcTarget *target, MlcVersion version,
 	target->stat->applied_lsn = version.lsn;
 	if (committed != 0)
 	{
-		double		lag = (GetCurrentTimestamp() - committed) / 1000.0;
+		double		lag = (GetCurrentTimestamp() - oldest) / 1000.0;
 
 		target->stat->applied_commit = committed;
 		target->stat->batches++;

@@ -217,7 +217,8 @@ mlc_flow_poll(void)
 	for (int i = 0; i < mlc_relay->ntargets; i++)
 		if (mlc_target_is_live(mlc_relay->targets[i]))
 			mlc_target_advance(mlc_relay->targets[i], mlc_relay->flight_end,
-							   mlc_relay->flight_committed);
+							   mlc_relay->flight_committed,
+							   mlc_relay->flight_oldest);
 	MLC_FAULT("relay-before-applied");
 	show_progress();
 }
@@ -250,6 +251,7 @@ send_batch(MlcBatch *batch, MlcVersion end)
 			(void) mlc_target_send(mlc_relay->targets[i], batch);
 	mlc_relay->flight_end = end;
 	mlc_relay->flight_committed = batch->committed;
+	mlc_relay->flight_oldest = batch->oldest;
 	mlc_relay->in_flight = true;
 	mlc_refresh_queue(batch);
 	MemoryContextSwitchTo(mlc_relay->scratch);
@@ -268,7 +270,7 @@ send_spool(MlcVersion before, MlcVersion end, TimestampTz committed)
 		CHECK_FOR_INTERRUPTS();
 		more = mlc_spool_fill(mlc_relay->spool, mlc_relay->current, mlc_relay->version);
 		mlc_relay->current->applying = mlc_relay->version;
-		mlc_relay->current->committed = committed;
+		mlc_batch_committed(mlc_relay->current, committed);
 		send_batch(mlc_relay->current, more ? before : end);
 		if (!mlc_flow_any_live())
 			break;
@@ -331,7 +333,7 @@ mlc_flow_dispatch(void)
 		{
 			for (int i = 0; i < mlc_relay->ntargets; i++)
 				if (mlc_target_is_live(mlc_relay->targets[i]))
-					mlc_target_advance(mlc_relay->targets[i], safe_end(end), 0);
+					mlc_target_advance(mlc_relay->targets[i], safe_end(end), 0, 0);
 			show_progress();
 		}
 		else if (mlc_version_compare(safe_end(end), mlc_relay->flight_end) > 0)

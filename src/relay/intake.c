@@ -157,7 +157,7 @@ sink_event(MlcSink *sink, const MlcEvent *event, const MlcRule *rule)
 	}
 	mlc_batch_add(batch, target_rule, event->op, event->key, event->keylen,
 				  event->payload, event->payloadlen, mlc_relay->version);
-	batch->committed = mlc_relay->committed;
+	mlc_batch_committed(batch, mlc_relay->committed);
 
 	if (mlc_relay->current->bytes + mlc_relay->weak->bytes >
 		(Size) mlc_relay_work_mem * 1024)
@@ -171,7 +171,7 @@ sink_commit(MlcSink *sink)
 	if (mlc_relay->had_events)
 	{
 		mlc_relay->current->transactions++;
-		mlc_relay->current->committed = mlc_relay->committed;
+		mlc_batch_committed(mlc_relay->current, mlc_relay->committed);
 		mlc_relay->current->applying = mlc_relay->version;
 	}
 }

@@ -59,6 +59,7 @@ typedef struct MlcRelay
 	bool		in_flight;
 	MlcVersion	flight_end;		/* applied once all replies are good */
 	TimestampTz flight_committed;
+	TimestampTz flight_oldest;
 
 	bool		strong;			/* there are strong rules */
 

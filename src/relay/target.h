@@ -102,9 +102,12 @@ extern bool mlc_target_send(MlcTarget *target, MlcBatch *batch);
  */
 extern bool mlc_target_poll(MlcTarget *target);
 
-/* Everything up to version is applied there (nothing in flight). */
+/*
+ * Everything up to version is applied there (nothing in flight).  committed,
+ * oldest: of the last and the first transaction of a batch; 0: no batch.
+ */
 extern void mlc_target_advance(MlcTarget *target, MlcVersion version,
-							   TimestampTz committed);
+							   TimestampTz committed, TimestampTz oldest);
 
 /* Tells the server applied; also its heartbeat.  Replies as of a batch. */
 extern bool mlc_target_publish(MlcTarget *target);

@@ -52,7 +52,7 @@ typedef struct MlcTargetStat
 	int64		reconnects;
 	XLogRecPtr	catch_up_from;	/* where it stood when it was reached again */
 	TimestampTz catch_up_at;
-	double		lag_ms;			/* commit to applied, the last one */
+	double		lag_ms;			/* oldest commit of a batch to applied */
 	double		lag_ms_max;
 	char		error[MLC_ERROR_LEN];	/* the last, without secrets */
 	TimestampTz error_at;

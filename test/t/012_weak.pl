@@ -39,6 +39,14 @@ for (1 .. 10)
 }
 is(updated() - $before, 10, 'eventual: each of 10 changes arrived');
 
+# The lag is that of the oldest change of a batch, however young the last is.
+$before = updated();
+$t->wait_for('a batch of weak changes', sub {
+	$t->sql('UPDATE w SET n = n + 1 WHERE id = 1001');
+	return updated() > $before;
+});
+cmp_ok($t->stat('lag_ms'), '>=', 900, 'weak: lag_ms says how long the first change waited');
+
 # ---------- hurry ----------
 
 # Held back in its window; a waiter shortens that, in one run of several.
