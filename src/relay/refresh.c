@@ -7,7 +7,8 @@
  * acknowledged; a reload only warms.  So it may be dropped: when its target is
  * away, when another reader holds the lease, when the loader fails or takes
  * longer than mlcache.refresh_timeout (a warning a minute), and when more wait
- * than the queue holds.
+ * than the queue holds.  And deliveries come first: with WAL to decode a turn
+ * ends after BUDGET, be it in the middle of what was taken from the queue.
  *
  *-------------------------------------------------------------------------
  */
@@ -15,6 +16,7 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "base/fault.h"
 #include "base/guc.h"
 #include "base/wal.h"
 #include "capture/decode.h"
@@ -23,6 +25,7 @@
 #include "read/load.h"
 #include "redis/command.h"
 #include "relay/refresh.h"
+#include "relay/relay.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
@@ -31,7 +34,7 @@
 
 #define QUEUE_MAX 65536
 #define KEYS_A_TURN 64
-#define KEYS_BUSY 8
+#define BUDGET 3				/* ms a turn while WAL waits */
 #define LEASE_MS "5000"
 #define WARN_PAUSE 60000		/* ms */
 
@@ -46,6 +49,8 @@ typedef struct Wish
 
 static MemoryContext context = NULL;
 static HTAB *wishes = NULL;
+static Wish taken[KEYS_A_TURN]; /* out of the queue, not loaded yet */
+static int	ntaken = 0;
 
 void
 mlc_refresh_queue(MlcBatch *batch)
@@ -93,7 +98,7 @@ mlc_refresh_queue(MlcBatch *batch)
 int
 mlc_refresh_pending(void)
 {
-	return wishes ? (int) hash_get_num_entries(wishes) : 0;
+	return wishes ? (int) hash_get_num_entries(wishes) + ntaken : 0;
 }
 
 /* Takes a lease for the relay; false: somebody else loads, or may not. */
@@ -250,40 +255,46 @@ reload(MlcTarget *target, Wish *wish)
 }
 
 /* Takes wishes out of the queue: a scan must not outlive a transaction. */
-static int
-take(Wish *taken, int most)
+static void
+take(void)
 {
 	HASH_SEQ_STATUS status;
 	Wish	   *wish;
-	int			n = 0;
 
 	hash_seq_init(&status, wishes);
 	while ((wish = hash_seq_search(&status)) != NULL)
 	{
-		taken[n++] = *wish;
+		taken[ntaken++] = *wish;
 		hash_search(wishes, &wish->hash, HASH_REMOVE, NULL);
-		if (n == most)
+		if (ntaken == KEYS_A_TURN)
 		{
 			hash_seq_term(&status);
 			break;
 		}
 	}
-	return n;
+}
+
+/* Is there WAL that nobody has decoded yet? */
+static bool
+commits_wait(void)
+{
+	return mlc_relay->caught_up < GetFlushRecPtr(NULL) ||
+		mlc_relay->caught_up < pg_atomic_read_u64(&mlc_relay->shared->want_lsn);
 }
 
 void
-mlc_refresh_run(MlcTarget **targets, int ntargets, bool busy)
+mlc_refresh_run(MlcTarget **targets, int ntargets)
 {
-	Wish		taken[KEYS_A_TURN];
-	int			n;
+	TimestampTz began = GetCurrentTimestamp();
 
-	if (mlc_refresh_pending() == 0)
-		return;
-	n = take(taken, busy ? KEYS_BUSY : KEYS_A_TURN);
-	for (int w = 0; w < n; w++)
+	if (ntaken == 0 && mlc_refresh_pending() > 0)
+		take();
+	while (ntaken > 0)
 	{
+		Wish		wish = taken[--ntaken];
+
 		for (int i = 0; i < ntargets; i++)
-			if ((taken[w].mask & (1U << targets[i]->number)) != 0 &&
+			if ((wish.mask & (1U << targets[i]->number)) != 0 &&
 				targets[i]->state == MLC_TARGET_ARMED)
 			{
 				/* a publication may be on its way */
@@ -291,8 +302,11 @@ mlc_refresh_run(MlcTarget **targets, int ntargets, bool busy)
 					   mlc_target_is_live(targets[i]))
 					(void) mlc_conn_wait(targets[i]->conn);
 				if (mlc_target_is_idle(targets[i]))
-					reload(targets[i], &taken[w]);
+					reload(targets[i], &wish);
 			}
-		pfree(taken[w].key);
+		pfree(wish.key);
+		if (commits_wait() && !MLC_FAULT_SKIP("relay-refresh-budget") &&
+			TimestampDifferenceExceeds(began, GetCurrentTimestamp(), BUDGET))
+			return;
 	}
 }

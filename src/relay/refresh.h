@@ -22,8 +22,8 @@ extern int	mlc_refresh_pending(void);
 /*
  * Reloads some of them, where the targets are idle and armed: under a lease
  * like any reader, so that a change that comes in between wins.  Nothing must
- * be in flight.  busy: there is WAL to decode, so few are enough.
+ * be in flight.  Ends early when there is WAL to decode.
  */
-extern void mlc_refresh_run(MlcTarget **targets, int ntargets, bool busy);
+extern void mlc_refresh_run(MlcTarget **targets, int ntargets);
 
 #endif							/* MLC_RELAY_REFRESH_H */

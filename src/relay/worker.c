@@ -328,7 +328,7 @@ turn(void)
 	if (!mlc_relay->in_flight && mlc_refresh_pending() > 0)
 	{
 		mlc_upkeep_forget_catalogs();
-		mlc_refresh_run(mlc_relay->targets, mlc_relay->ntargets, !ended);
+		mlc_refresh_run(mlc_relay->targets, mlc_relay->ntargets);
 		mlc_upkeep_forget_catalogs();
 	}
 	if (!mlc_relay->in_flight)
