@@ -25,17 +25,19 @@
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
+#include "shm/segment.h"
 #include "storage/ipc.h"
 #include "storage/procsignal.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 
-#define IDLE_MAX 5000			/* ms without a lock until it leaves */
+#define IDLE_MAX 2000			/* ms without a lock until it leaves; DROP
+								 * DATABASE waits for 5 s */
 #define RETRY 200				/* ms until Redis is asked again */
 
 static MlcKeeper *me = NULL;
 
-void
+bool
 mlc_keeper_start(MlcKeeper *keeper)
 {
 	BackgroundWorker worker;
@@ -53,16 +55,43 @@ mlc_keeper_start(MlcKeeper *keeper)
 	strcpy(worker.bgw_type, "mlcache lock keeper");
 	worker.bgw_main_arg = Int32GetDatum((int32) (keeper - mlc_lock_shared->keepers));
 	if (RegisterDynamicBackgroundWorker(&worker, &handle))
-		return;
+		return true;
 
 	LWLockAcquire(mlc_lock_shared->lock, LW_EXCLUSIVE);
 	keeper->wanted = false;
 	LWLockRelease(mlc_lock_shared->lock);
-	ereport(ERROR,
+	ereport(WARNING,
 			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 			 errmsg("no free worker slot for the mlcache lock keeper"),
 			 errdetail("It renews the locks of this database."),
 			 errhint("Increase max_worker_processes and restart the server.")));
+	return false;
+}
+
+void
+mlc_keeper_revive(void)
+{
+	uint32		n = pg_atomic_read_u32(&mlc_lock_shared->nkeepers);
+
+	for (uint32 i = 0; i < n; i++)
+	{
+		MlcKeeper  *keeper = &mlc_lock_shared->keepers[i];
+		bool		start = false;
+
+		LWLockAcquire(mlc_lock_shared->lock, LW_EXCLUSIVE);
+		/* a held lock means a live session, and so a database that exists */
+		for (int j = 0; j < mlc_lock_shared->nslots && !keeper->wanted; j++)
+		{
+			MlcLockSlot *slot = &mlc_lock_shared->slots[j];
+
+			if (slot->dbid == keeper->dbid &&
+				pg_atomic_read_u32(&slot->state) == MLC_LOCK_HELD)
+				start = keeper->wanted = true;
+		}
+		LWLockRelease(mlc_lock_shared->lock);
+		if (start)
+			(void) mlc_keeper_start(keeper);
+	}
 }
 
 static void
@@ -73,6 +102,7 @@ forget_me(int code, Datum arg)
 	me->pid = 0;
 	me->wanted = false;
 	LWLockRelease(mlc_lock_shared->lock);
+	mlc_segment_wake_launcher();
 }
 
 /* What is to be done about a slot now? */

@@ -13,8 +13,14 @@
 
 #include "lock/registry.h"
 
-/* Has it started.  ERROR 53400 when there is no worker slot. */
-extern void mlc_keeper_start(MlcKeeper *keeper);
+/* Has it started.  WARNING 53400, and false, when there is no worker slot. */
+extern bool mlc_keeper_start(MlcKeeper *keeper);
+
+/*
+ * Starts keepers that died while sessions of their database hold locks.  For
+ * the launcher, which a dying keeper wakes.
+ */
+extern void mlc_keeper_revive(void);
 
 extern PGDLLEXPORT void mlc_keeper_main(Datum arg);
 

@@ -239,18 +239,13 @@ claim_slot(const MlcLockRequest *request)
 	slot->shared = request->shared;
 	slot->xact = request->xact;
 	slot->ttl = request->ttl;
-	if (start)
+	if (start && !mlc_keeper_start(keeper))
 	{
-		PG_TRY();
-		{
-			mlc_keeper_start(keeper);
-		}
-		PG_CATCH();
-		{
-			mlc_registry_free(slot);
-			PG_RE_THROW();
-		}
-		PG_END_TRY();
+		mlc_registry_free(slot);
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("nobody could renew the lock"),
+				 errhint("Increase max_worker_processes and restart the server.")));
 	}
 	return slot;
 }

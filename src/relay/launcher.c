@@ -21,6 +21,7 @@
 #include "access/xlog.h"
 #include "base/guc.h"
 #include "catalog/pg_database.h"
+#include "lock/keeper.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -284,6 +285,7 @@ mlc_launcher_main(Datum arg)
 		}
 		for (uint32 i = 0; i < n; i++)
 			timeout = Min(timeout, tend(&children[i], &mlc_shared->relays[i]));
+		mlc_keeper_revive();
 
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,

@@ -94,6 +94,20 @@ $t->clear_fault;
 outside('mlc_unlock', 'r', 'outside');
 $holder->quit;
 
+# the keeper dies: another one takes over in time
+$holder = session("SELECT mlcache.lock_acquire('r', ttl => '3 s')");
+$t->wait_for('the keeper', sub { $t->sql(
+	"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE backend_type = 'mlcache lock keeper'") == 1 });
+$until = time() + 4;
+$busy = 1;
+while (time() < $until)
+{
+	$busy &&= take('r', 'outside', 'X', 1000, 0) eq 'busy';
+	usleep(50_000);
+}
+ok($busy, 'also when the keeper dies');
+$holder->quit;
+
 # Redis forgets everything: noticed by the renewal
 $holder = session("SELECT mlcache.lock_acquire('f', ttl => '600 ms')");
 $t->redis->command('FLUSHALL');
