@@ -272,6 +272,13 @@ MUTANTS = [
      "			guard.taint = true\n			clear",
      ["Release.test_an_abort_raises_no_floor"]),
 
+    ("marks are set where they may be evicted",
+     "	return sub(policy, 1, 8) == 'allkeys-'", "	return false",
+     ["Policy.test_marks_that_may_be_evicted"]),
+    ("the policy is looked at once",
+     "	if now < policy_at or now >= policy_at + 1000 then", "	if policy_at == 0 then",
+     ["Policy.test_the_policy_is_looked_at_again"]),
+
     # -- keys, arguments, other people's data
     ("keys of ours are accepted",
      "	if byte(key) == LETTER_M and sub(key, 1, 4) == 'mlc:' then", "	if false then",

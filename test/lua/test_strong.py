@@ -267,6 +267,31 @@ class Release(LibraryTest):
         self.assertEqual(list(self.marks("c")), ["o2"])
 
 
+class Policy(LibraryTest):
+    def tearDown(self):
+        self.r.config_set("maxmemory-policy", "noeviction")
+        self.load(self.r)
+
+    def test_marks_that_may_be_evicted(self):
+        self.r.config_set("maxmemory-policy", "allkeys-lfu")
+        self.load(self.r)               # which looks at once
+        self.begin()
+        self.refuses("MLCEVICT", "mlc_quarantine", ["k"], "db", "", "o1", 0)
+        self.assertIsNone(self.guard())
+        self.r.config_set("maxmemory-policy", "volatile-lru")
+        self.load(self.r)
+        self.begin()
+        self.quarantine("o1")
+        self.assertEqual(list(self.marks()), ["o1"])
+
+    def test_the_policy_is_looked_at_again(self):
+        self.quarantine("o1")
+        self.r.config_set("maxmemory-policy", "allkeys-random")
+        self.wait_past(self.now() + 1000)
+        self.refuses("MLCEVICT", "mlc_quarantine", ["k"], "db", "", "o2", 0)
+        self.assertEqual(list(self.marks()), ["o1"])
+
+
 class Strong(LibraryTest):
     """The orders that the protocol has to survive, as a whole."""
 

@@ -265,6 +265,28 @@ between_quarantine_and_commit('cancelled');
 	reads_like_its_row($key, 'both are seen in the end');
 }
 
+# The relay delivers the commit of one while the other still has its mark.
+{
+	my $key = 'c:4';
+	my ($holder, $session);
+
+	warm($key);
+	$t->set_fault('relay-marks-stay=skip');
+	$holder = $t->hold('strong-after-quarantine');
+	$session = writer('strong-after-quarantine=wait', 'UPDATE s SET n = n + 1 WHERE id = 4');
+	$t->wait_held('strong-after-quarantine');
+	$t->wait_for('a lost mark', sub {
+		$t->sql('UPDATE s SET n = n + 1 WHERE id = 14');
+		$t->wait_applied;
+		$t->look_up($key) ne 'quarantined';
+	});
+	ok(1, 'a relay that does not look at marks removes those of others');
+	$t->clear_fault;
+	$holder->quit;
+	wait_done($session);
+	$t->wait_applied;
+}
+
 # ---------- a backend is killed ----------
 
 for my $point (qw(strong-before-quarantine strong-after-quarantine strong-before-release))
@@ -409,6 +431,23 @@ for my $how ('paused', 'down')
 	reads_like_its_row($_, "$how: $_ afterwards") for ('s:51', 'd:51');
 }
 
+# ---------- a Redis that may evict marks ----------
+
+{
+	my ($status, $said);
+
+	warm('s:53');
+	$t->redis->command('CONFIG', 'SET', 'maxmemory-policy', 'allkeys-lru');
+	$t->wait_for('the refusal', sub {
+		($status, $said) = try_sql('UPDATE s SET n = n + 1 WHERE id = 53');
+		$status != 0;
+	});
+	like($said, qr/ERROR:  08P01: .*allkeys-lru may evict marks/s, 'a Redis that may evict marks is refused');
+	$t->redis->command('CONFIG', 'SET', 'maxmemory-policy', 'noeviction');
+	$t->wait_for('a commit', sub { (try_sql('UPDATE s SET n = n + 1 WHERE id = 53'))[0] == 0 });
+	reads_like_its_row('s:53', 'and taken again when it may not');
+}
+
 # ---------- prepared transactions ----------
 
 for my $end ('COMMIT', 'ROLLBACK')
@@ -438,6 +477,20 @@ for my $end ('COMMIT', 'ROLLBACK')
 		warm($key);
 		reads_like_its_row($key, "$end PREPARED, $between: cached again");
 	}
+}
+
+# L1 has nobody to close its lines at COMMIT PREPARED.
+{
+	my $key = 's:63';
+
+	warm($key);
+	$t->sql("BEGIN; UPDATE s SET n = n + 1 WHERE id = 63; PREPARE TRANSACTION 'p'");
+	inside($key) for 1 .. 3;
+	without_relay(sub {
+		$t->sql("COMMIT PREPARED 'p'");
+		is(inside($key), in_row($key), 'L1 keeps nothing of before COMMIT PREPARED');
+	});
+	is_free($key);
 }
 
 sub without_relay_if

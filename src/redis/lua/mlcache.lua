@@ -33,7 +33,8 @@
 --
 -- Errors begin with a word to tell them by: MLCARG (malformed call; nothing
 -- was done), MLCNONCE (not the history the caller believes in), MLCCAS (the
--- caller is not the only relay), MLCNS (say which namespace).
+-- caller is not the only relay), MLCNS (say which namespace), MLCEVICT (marks
+-- would not be safe here).
 
 -- Thousands count what older callers do not understand.
 local VERSION = 1003
@@ -835,9 +836,21 @@ end
 
 -- ---------- strong writers ----------
 
+-- Marks must not be evicted.  The policy is looked at once a second, since
+-- INFO costs more than all the rest.
+local policy, policy_at = '', 0
+
+local function evicts_marks(now)
+	if now < policy_at or now >= policy_at + 1000 then
+		policy = match(redis.call('INFO', 'memory'), 'maxmemory_policy:([%w-]+)') or ''
+		policy_at = now
+	end
+	return sub(policy, 1, 8) == 'allkeys-'
+end
+
 -- n keys; ns, nonce or '', owner, timeout (ms, 0 = none): entries and leases
 -- go, owner's mark stands on every key.  A nonce that is given must be the
--- current one.	 1 when armed, 0 when not.
+-- current one.	 1 when armed, 0 when not.	MLCEVICT where marks may be evicted.
 local function mlc_quarantine(keys, args)
 	local n = need_keys(keys, 1, MAX_KEYS)
 	need_args(args, 4, 4)
@@ -848,8 +861,11 @@ local function mlc_quarantine(keys, args)
 		return wrong_nonce(args[1])
 	end
 	local names = guard_names(keys)
-	local texts = redis.call('MGET', unpack(names))
 	local now = now_ms()
+	if evicts_marks(now) then
+		return redis.error_reply('MLCEVICT maxmemory-policy ' .. policy .. ' may evict marks')
+	end
+	local texts = redis.call('MGET', unpack(names))
 	local limit = timeout > 0 and now + timeout or 0
 	local plan = new_plan()
 	for i = 1, n do
