@@ -217,6 +217,7 @@ retire(uint32 generation)
 	LWLockRelease(mlc_shared->lock);
 	if (!done)
 		return false;
+	ConditionVariableBroadcast(&mlc_relay->shared->progress);
 
 	/*
 	 * Nobody will invalidate from now on, so nobody may hit or fill.

@@ -68,6 +68,41 @@ mlc_fill_version(PG_FUNCTION_ARGS)
 }
 
 /*
+ * Is it applied?  What an earlier timeline had beyond the switch is nowhere
+ * any more, since caches are purged when the timeline changes: that is applied.
+ */
+static bool
+is_applied(MlcRelayShared *relay, MlcVersion version)
+{
+	MlcVersion	applied;
+
+	applied.lsn = pg_atomic_read_u64(&relay->applied_lsn);
+	if (applied.lsn == InvalidXLogRecPtr)
+		return false;
+	applied.tli = mlc_decode_timeline(applied.lsn);
+	return mlc_version_compare(applied, version) >= 0;
+}
+
+/* A relay that runs or is to run; ERROR if there will be none. */
+static void
+require_relay(MlcRelayShared *relay)
+{
+	bool		wanted = false;
+
+	if (relay)
+	{
+		LWLockAcquire(mlc_shared->lock, LW_SHARED);
+		wanted = relay->wanted;
+		LWLockRelease(mlc_shared->lock);
+	}
+	if (!wanted)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("no relay runs in this database"),
+				 errdetail("A relay runs where tables are attached.")));
+}
+
+/*
  * mlcache.wait_applied(version, timeout): true once every server has applied
  * all commits up to version; false when the timeout (NULL: none) has passed.
  * ERROR 22P02 for what is no version, 55000 without a relay.
@@ -93,10 +128,7 @@ mlc_wait_applied(PG_FUNCTION_ARGS)
 	mlc_segment_require();
 	relay = mlc_segment_my_relay();
 	if (relay == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("no relay runs in this database"),
-				 errdetail("A relay runs where tables are attached.")));
+		require_relay(relay);
 	if (!PG_ARGISNULL(1))
 		end = GetCurrentTimestamp() +
 			mlc_interval_ms(PG_GETARG_INTERVAL_P(1)) * 1000;
@@ -106,9 +138,11 @@ mlc_wait_applied(PG_FUNCTION_ARGS)
 	{
 		mlc_segment_wake(relay);
 		ConditionVariablePrepareToSleep(&relay->progress);
-		while (!(reached = pg_atomic_read_u64(&relay->applied_lsn) >= version.lsn))
+		while (!(reached = is_applied(relay, version)))
 		{
 			long		left = -1;
+
+			require_relay(relay);
 
 			if (end != 0)
 			{

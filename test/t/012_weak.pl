@@ -136,5 +136,25 @@ for my $skip (0, 1)
 	is($t->redis->command('EXISTS', map { "wr:$_" } 1001 .. 6000), 5000, 'and its own are all there');
 	$t->write_fault('');
 }
+
+# ---------- nobody to wait for ----------
+
+# What is to come when the last rule goes will not: those who wait hear of it.
+my $to_come = substr($t->wait_applied, 0, 8) . 'f' x 16;
+my ($said, $complaint) = ('', '');
+my $waiter = IPC::Run::start([ 'psql', '-XAt', '-d', $t->node->connstr('postgres'),
+		'-c', "SET statement_timeout = '20 s'", '-c', "SELECT mlcache.wait_applied('$to_come', NULL)" ], '>', \$said, '2>', \$complaint);
+$t->wait_for('a waiter', sub {
+	$t->sql("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%$to_come%'"
+		  . " AND wait_event_type = 'Extension' AND pid <> pg_backend_pid()") == 1;
+});
+my $done = $t->wait_applied;
+$t->sql("SELECT mlcache.detach(relation) FROM (SELECT DISTINCT relation FROM mlcache.rules) r");
+$waiter->finish;
+like($complaint, qr/no relay runs in this database/, 'who waits is told that the relay has gone');
+$t->wait_for('the end of the relay', sub { $t->sql("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'mlcache relay'") == 0 });
+is($t->sql("SELECT mlcache.wait_applied('$done')"), 't', 'what was applied is so without a relay');
+($status, undef, $err) = $t->node->psql('postgres', "SELECT mlcache.wait_applied('$to_come', NULL)");
+like($err, qr/no relay runs in this database/, 'there is no relay to wait for');
 $t->stop;
 done_testing();
