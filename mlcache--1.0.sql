@@ -119,6 +119,17 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION mlcache.detach(regclass, text)
 IS 'removes a table''s cache rules, or the one with this key, and their entries; returns how many';
 
+CREATE FUNCTION mlcache.rules_restored() RETURNS trigger
+AS 'MODULE_PATHNAME', 'mlc_rules_restored'
+LANGUAGE C;
+COMMENT ON FUNCTION mlcache.rules_restored()
+IS 'has a relay started for rules that a dump brought';
+REVOKE ALL ON FUNCTION mlcache.rules_restored() FROM PUBLIC;
+
+CREATE TRIGGER rules_restored AFTER INSERT OR UPDATE OR DELETE ON mlcache.rule
+	FOR EACH STATEMENT EXECUTE FUNCTION mlcache.rules_restored();
+ALTER TABLE mlcache.rule ENABLE ALWAYS TRIGGER rules_restored;
+
 CREATE FUNCTION mlcache.capture() RETURNS trigger
 AS 'MODULE_PATHNAME', 'mlc_capture'
 LANGUAGE C;

@@ -155,6 +155,22 @@ forget_cached(Oid relid)
 	CacheInvalidateRelcacheByRelid(mlc_rule_relid());
 }
 
+void
+mlc_attach_restored(void)
+{
+	ListCell   *lc;
+
+	CommandCounterIncrement();
+	foreach(lc, mlc_rule_all())
+		forget_cached(((MlcRule *) lfirst(lc))->relid);
+
+	/* without the library the launcher will look at its start */
+	if (mlc_shared == NULL)
+		return;
+	(void) mlc_segment_relay(MyDatabaseId, true);
+	mlc_xact_wake_at_commit();
+}
+
 /* Rules whose relation is relid, in the current context. */
 static List *
 rules_of(Oid relid)

@@ -41,6 +41,12 @@ extern int32 mlc_attach_rule(const MlcAttach *attach);
 /* Removes the rules of a table, or the one with this key; how many. */
 extern int	mlc_attach_remove(Oid relid, const char *key);
 
+/*
+ * Rules were written by plain SQL, as the restore of a dump does: a relay
+ * comes, and every session looks the rules up anew.
+ */
+extern void mlc_attach_restored(void);
+
 /* After DDL: refuses what breaks a rule, and purges those concerned. */
 extern void mlc_attach_after_ddl(Oid relid, bool purge);
 

@@ -10,6 +10,7 @@
 #include "base/interval.h"
 #include "capture/attach.h"
 #include "catalog/pg_type.h"
+#include "commands/trigger.h"
 #include "fmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -18,6 +19,7 @@
 PG_FUNCTION_INFO_V1(mlc_attach);
 PG_FUNCTION_INFO_V1(mlc_detach);
 PG_FUNCTION_INFO_V1(mlc_after_ddl);
+PG_FUNCTION_INFO_V1(mlc_rules_restored);
 
 /* A text argument; NULL where there is none. */
 static char *
@@ -153,4 +155,16 @@ mlc_after_ddl(PG_FUNCTION_ARGS)
 {
 	mlc_attach_after_ddl(PG_GETARG_OID(0), PG_GETARG_BOOL(1));
 	PG_RETURN_VOID();
+}
+
+/* The trigger of mlcache.rule, for what attach and detach have not written. */
+Datum
+mlc_rules_restored(PG_FUNCTION_ARGS)
+{
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("rules_restored() must be called as a trigger")));
+	mlc_attach_restored();
+	PG_RETURN_POINTER(NULL);
 }
