@@ -298,6 +298,9 @@ acquire_new(const MlcLockRequest *request)
 				MLC_FAULT("lock-before-token");
 				token = mlc_fence_next();
 				pg_atomic_write_u64(&slot->token, token);
+				/* somebody else's may have been drawn before it then */
+				if (mlc_registry_is_lost(slot))
+					report_lost(request->name);
 				lock = hash_search(held, request->name, HASH_ENTER, NULL);
 				lock->slot = slot;
 				lock->shared = request->shared;

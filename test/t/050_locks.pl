@@ -159,6 +159,33 @@ $t->clear_fault;
 $gate->quit;
 $holder->quit;
 
+# a wait can be cancelled, and leaves nothing behind
+take('q', 'outside', 'X', 60000, 0);
+$out = start("SET statement_timeout = '300 ms'; SELECT mlcache.lock_acquire('q', wait => '60 s')");
+like(finish($out), qr/57014/, 'a wait for a program outside is cancelled');
+$t->wait_for('no waiter', sub { $t->redis->command('HLEN', "mlc:waits:$ns") == 0 });
+$holder = session("SELECT mlcache.lock_acquire('q2')");
+$out = start("SET statement_timeout = '300 ms'; SELECT mlcache.lock_acquire('q3'); "
+	  . "SELECT mlcache.lock_acquire('q2', wait => '60 s')");
+like(finish($out), qr/57014/, 'so is one for a session');
+is($t->sql("SELECT mlcache.lock_acquire('q2', wait => '200 ms') IS NULL"), 't', 'which may end without it, too');
+$holder->quit;
+outside('mlc_unlock', 'q', 'outside');
+$t->wait_for('release', sub { $t->redis->command('HLEN', "mlc:waits:$ns") == 0 && holders('q3') == 0 });
+is($t->sql("SELECT count(*) FROM pg_locks WHERE locktype = 'userlock'"), 0, 'and nothing is left');
+
+# a lock that was over before its token was drawn is not given
+$t->set_fault('lock-before-token=wait');
+($class, $object) = split /\|/, $t->sql("SELECT * FROM mlcache.fault_lock('lock-before-token')");
+$gate = session("SELECT pg_advisory_lock($class, $object)");
+$out = start("SELECT mlcache.lock_acquire('late', ttl => '300 ms')");
+$t->wait_for('the lock', sub { take('late', 'outside', 'X', 10, 0) eq 'busy' });
+$t->wait_for('its end', sub { take('late', 'outside', 'X', 10, 0) eq 'ok' });
+$gate->query_safe("SELECT pg_advisory_unlock($class, $object)");
+like(finish($out), qr/ML001/, 'a lock that ended before its token was drawn is not given');
+$t->clear_fault;
+$gate->quit;
+
 # killed: the server restarts, Redis forgets by the ttl
 push @tokens, $t->sql("SELECT mlcache.lock_token()");
 $holder = session("SELECT mlcache.lock_acquire('c', ttl => '2 s')");
