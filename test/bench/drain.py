@@ -7,7 +7,7 @@ commands to the same Redis from a driver that does nothing else.
 """
 import time
 
-from harness import (CACHE, GLUE, PAD, PREFIX, REPETITIONS, Glue, Profile, Table, boost,
+from harness import (CACHE, GLUE, PAD, PREFIX, QUICK, REPETITIONS, Glue, Profile, Table, boost,
                      create_slot, create_table, driver, drop_slot, in_turn, log, recvlogical, redis_client)
 
 SHAPES = {                      # name: (rows a transaction, changes, entries)
@@ -16,6 +16,14 @@ SHAPES = {                      # name: (rows a transaction, changes, entries)
     '100-row transactions, a tenth cached': (100, 500_000, 50_000),
     'one transaction': (1_000_000, 1_000_000, 1_000_000),
 }
+if QUICK:
+    SHAPES = {
+        '1-row transactions': (1, 100_000, 100_000),
+        '100-row transactions': (100, 200_000, 200_000),
+        '100-row transactions, a tenth cached': (100, 200_000, 20_000),
+        # large enough to be spilled by decoding
+        'one transaction of 500 k': (500_000, 500_000, 500_000),
+    }
 
 
 def write_backlog(db, table, rows, total):

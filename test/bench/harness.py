@@ -22,6 +22,7 @@ GLUE = os.environ['MLC_GLUE_SOCKET']
 BIN = os.environ['MLC_BENCH_BIN']
 WORK = os.environ['MLC_WORK']
 REPETITIONS = int(os.environ.get('BENCH_REPETITIONS', '5'))
+QUICK = os.environ.get('BENCH_QUICK', '') == '1'
 NICE = int(os.environ.get('BENCH_NICE', '0'))
 PROFILES = os.environ.get('BENCH_PERF')
 PREFIX = 'item:'

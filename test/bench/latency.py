@@ -2,12 +2,12 @@
 import os
 import subprocess
 
-from harness import (BIN, CACHE, GLUE, PREFIX, REPETITIONS, Glue, Table, boost, create_slot,
+from harness import (BIN, CACHE, GLUE, PREFIX, QUICK, REPETITIONS, Glue, Table, boost, create_slot,
                      create_table, drop_slot, in_turn, renice)
 
 ROWS = 100_000
 RATE = 200                      # commits a second
-COUNT = 1000
+COUNT = 400 if QUICK else 1000
 
 SETTINGS = {                    # name: fsync, options of the writer
     'fsync off': ('off', ''),

@@ -2,13 +2,13 @@
 import re
 import subprocess
 
-from harness import (BINDIR, CACHE, GLUE, PREFIX, REPETITIONS, WORK, Glue, Table, boost,
+from harness import (BINDIR, CACHE, GLUE, PREFIX, QUICK, REPETITIONS, WORK, Glue, Table, boost,
                      create_slot, create_table, driver, drop_slot, in_turn, recvlogical, renice,
                      wait_for)
 
 ROWS = 100_000
 CLIENTS = (1, 4, 16)
-SECONDS = 4
+SECONDS = 1 if QUICK else 4
 BYTES = 128
 
 
