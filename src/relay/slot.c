@@ -18,9 +18,11 @@
 #include "access/xlog.h"
 #include "access/xlogrecovery.h"
 #include "access/xlogutils.h"
+#include "base/fault.h"
 #include "base/guc.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "relay/relay.h"
 #include "relay/slot.h"
 #include "replication/decode.h"
 #include "replication/logical.h"
@@ -31,6 +33,8 @@
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
+
+#define MAX_DEATHS 2			/* over one record of WAL */
 
 static LogicalDecodingContext *decoding = NULL;
 static XLogRecPtr read_up_to = InvalidXLogRecPtr;	/* flushed, and read */
@@ -120,6 +124,28 @@ create(const char *name)
 	DecodingContextFindStartpoint(ctx);
 	FreeDecodingContext(ctx);
 	ReplicationSlotPersist();
+}
+
+void
+mlc_slot_check_deaths(void)
+{
+	MlcRelayShared *shared = mlc_relay->shared;
+	XLogRecPtr	died_at = pg_atomic_exchange_u64(&shared->decoding, 0);
+
+	if (died_at == InvalidXLogRecPtr || died_at != shared->died_at)
+		shared->deaths = 0;
+	shared->died_at = died_at;
+	if (died_at == InvalidXLogRecPtr || ++shared->deaths < MAX_DEATHS ||
+		MLC_FAULT_SKIP("relay-deaths"))
+		return;
+	shared->deaths = 0;
+	ereport(WARNING,
+			(errcode(ERRCODE_INTERNAL_ERROR),
+			 errmsg("mlcache: WAL at %X/%X cannot be decoded",
+					LSN_FORMAT_ARGS(died_at)),
+			 errdetail("The slot is made anew, and every cache of this database is purged."),
+			 errhint("The errors of the relays before tell why.")));
+	mlc_slot_drop();
 }
 
 bool
@@ -217,7 +243,10 @@ mlc_slot_read(void)
 						LSN_FORMAT_ARGS(decoding->reader->EndRecPtr), error)));
 	if (record != NULL)
 	{
+		pg_atomic_write_u64(&mlc_relay->shared->decoding,
+							decoding->reader->ReadRecPtr);
 		LogicalDecodingProcessRecord(decoding, decoding->reader);
+		pg_atomic_write_u64(&mlc_relay->shared->decoding, 0);
 		positioned = true;
 	}
 	CurrentResourceOwner = owner;

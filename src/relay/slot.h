@@ -23,6 +23,14 @@ extern const char *mlc_slot_name(Oid dbid);
  */
 extern bool mlc_slot_acquire(void);
 
+/*
+ * A relay that dies over a record would die over it again and again, as over
+ * changes of an mlcache.rule that was dropped since (PostgreSQL cannot open a
+ * user catalog table that is gone).  The second time its successor gives the
+ * slot up.  Before mlc_slot_acquire().
+ */
+extern void mlc_slot_check_deaths(void);
+
 /* Drops this database's slot if there is one. */
 extern void mlc_slot_drop(void);
 

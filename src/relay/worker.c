@@ -368,6 +368,7 @@ mlc_relay_main(Datum arg)
 	LWLockRelease(mlc_shared->lock);
 	mlc_segment_wake_launcher();
 
+	mlc_slot_check_deaths();
 	if (mlc_slot_acquire())
 		mlc_slot_wait_visible();
 	rewind_now();

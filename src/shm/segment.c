@@ -60,6 +60,7 @@ startup(void)
 			pg_atomic_init_u64(&relay->fresh_at, 0);
 			pg_atomic_init_u32(&relay->generation, 0);
 			pg_atomic_init_u32(&relay->hurry, 0);
+			pg_atomic_init_u64(&relay->decoding, 0);
 			pg_atomic_init_u64(&relay->sweeps, 1);
 
 			/* what was prepared before a crash may still be there */

@@ -76,6 +76,10 @@ typedef struct MlcRelayShared
 								 * this time; 0: unknown */
 	pg_atomic_uint32 generation;	/* bumped to make the relay reload */
 	pg_atomic_uint32 hurry;		/* waiters want weak changes now */
+	pg_atomic_uint64 decoding;	/* relay: start of the record that it decodes
+								 * just now; 0: none */
+	XLogRecPtr	died_at;		/* relay: where its predecessors died, */
+	int			deaths;			/* and how often in a row */
 	pg_atomic_uint64 sweeps;	/* anybody: marks may have lost their owner */
 	pg_atomic_uint64 prepared;	/* strong transactions that began to PREPARE */
 	pg_atomic_uint64 resolved;	/* relay: those of them that are over */
