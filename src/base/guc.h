@@ -14,8 +14,8 @@ extern int	mlc_weak_window;	/* ms */
 extern int	mlc_redelivery_window;	/* ms */
 extern int	mlc_slot_max_retained;	/* MB; -1: no limit */
 extern int	mlc_relay_work_mem; /* kB */
-extern int	mlc_capture_work_mem;
-extern int	mlc_quarantine_max_keys;	/* kB */
+extern int	mlc_capture_work_mem;	/* kB */
+extern int	mlc_quarantine_max_keys;
 extern int	mlc_reconnect_max;	/* ms */
 extern int	mlc_negative_ttl;	/* ms */
 extern int	mlc_lease_timeout;	/* ms */
