@@ -48,7 +48,7 @@ is($t->sql("SELECT count(*) FROM pg_replication_slots WHERE slot_name ~ '^mlcach
 	1, 'the relay has made a slot');
 
 $t->start_load;
-$t->let_write(500);
+$t->let_write(3000);
 $t->finish_load('another timeline', missing => 1);
 
 # ---------- without looking at the gap ----------

@@ -150,9 +150,10 @@ sub sql_patiently
 
 	while (1)
 	{
+		# psql may go before it has read the query: "ack Broken pipe"
 		my ($status, $out) =
-		  $self->{node}->psql('postgres', $sql, on_error_stop => 1);
-		return $out if $status == 0;
+		  eval { $self->{node}->psql('postgres', $sql, on_error_stop => 1) };
+		return $out if defined $status && $status == 0;
 		die "no answer to: $sql" if time() > $until;
 		usleep(50_000);
 	}

@@ -97,6 +97,7 @@ class Writer(threading.Thread):
             try:
                 if conn is None:
                     conn = psycopg2.connect(self.world.pg)
+                    self.finish_prepared(conn)
                 self.transaction(conn)
             except psycopg2.Error as error:
                 self.world.count("writer " + (error.pgcode or "disconnected"))
@@ -107,6 +108,16 @@ class Writer(threading.Thread):
                     time.sleep(0.02)
         if conn is not None:
             conn.close()
+
+    def finish_prepared(self, conn):
+        """What a crash left prepared would hold its locks for ever."""
+        conn.autocommit = True
+        cur = conn.cursor()
+        cur.execute("SELECT gid FROM pg_prepared_xacts WHERE gid ~ %s",
+                    (f"^w{self.number}-{os.getpid()}-",))
+        for (gid,) in cur.fetchall():
+            cur.execute("COMMIT PREPARED %s", (gid,))
+        conn.autocommit = False
 
     def transaction(self, conn):
         cur = conn.cursor()
