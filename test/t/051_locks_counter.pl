@@ -1,17 +1,19 @@
 # A counter under a lock, incremented by 50 clients inside and outside, which
-# are killed and stopped for longer than the ttl while Redis is flushed and
-# replaced by one that knows nothing, as in a failover to a replica that lags:
-# with fencing nothing is lost, without it something is.
+# are killed and stopped for longer than the ttl while Redis is flushed, killed
+# and replaced by a replica that lacks the last writes: with fencing nothing is
+# lost, without it something is.
 use strict;
 use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/lib";
+use MlcRedis;
 use MlcTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time usleep);
 
-my $t = MlcTest->new('counter', no_tables => 1,
+my $port = MlcRedis::free_port();
+my $t = MlcTest->new('counter', no_tables => 1, redis => [ '--port', $port ],
 	conf => "mlcache.relay_enabled = off\nmax_connections = 120\nfsync = off");
 my $ns = $t->sql('SELECT mlcache.lock_namespace()');
 
@@ -19,6 +21,36 @@ $ENV{PGHOST} = $t->node->host;
 $ENV{PGPORT} = $t->node->port;
 $ENV{PGDATABASE} = 'postgres';
 $t->sql('CREATE TABLE counter (n int); CREATE TABLE done (id serial)');
+
+# Everybody's way to the Redis that serves just now.
+my $link = PostgreSQL::Test::Utils::tempdir_short() . '/r';
+my $replicas = 0;
+
+sub point_to
+{
+	symlink $_[0]->socket, "$link.new" or die "symlink: $!";
+	rename "$link.new", $link or die "rename: $!";
+}
+
+point_to($t->redis);
+$t->sql("ALTER SERVER redis OPTIONS (SET url 'unix://$link')");
+
+sub fail_over
+{
+	my ($keep_running) = @_;
+	my $replica = MlcRedis->new('replica' . ++$replicas);
+	my $next = MlcRedis::free_port();
+
+	$replica->start('--replicaof', "127.0.0.1 $port", '--port', $next);
+	$t->wait_for('replication',
+		sub { $replica->info('replication', 'master_link_status') eq 'up' });
+	$replica->command('REPLICAOF', 'NO', 'ONE');
+	$keep_running->(0.3);		# what locks change from here on is lost
+	$t->redis->kill9;
+	point_to($replica);
+	$t->{redis} = $replica;
+	$port = $next;
+}
 
 # -> increments, lost, refused, stopped, killed, flushed
 sub count
@@ -29,16 +61,18 @@ sub count
 	$t->sql('TRUNCATE counter, done; INSERT INTO counter VALUES (0)');
 	my $run = IPC::Run::start(
 		[ $ENV{MLC_PYTHON} // '/usr/bin/python3', "$FindBin::RealBin/lib/counter.py",
-		  $t->redis->socket, $ns, 50, $seconds, $mode ],
+		  $link, $ns, 50, $seconds, $mode ],
 		'>', \$out, '2>', \$err, IPC::Run::timeout(120));
-	for (1 .. 2)
-	{
-		my $until = time() + $seconds / 3;
+	my $keep_running = sub {
+		my $until = time() + $_[0];
 
 		$run->pump_nb, usleep(50_000) while time() < $until;
-		$t->redis->kill9;
-		$t->redis->start;
-	}
+	};
+	$keep_running->($seconds / 3);
+	fail_over($keep_running);
+	$keep_running->($seconds / 3);
+	$t->redis->kill9;
+	$t->redis->start('--port', $port);
 	$run->finish or die "counter.py: $err";
 	diag("$mode: increments, lost, refused, stopped, killed, flushed: $out");
 	return split ' ', $out;
