@@ -174,7 +174,7 @@ sub relay_pid
 {
 	my ($self) = @_;
 
-	return $self->{node}->safe_psql('postgres',
+	return $self->sql_patiently(
 		"SELECT pid FROM pg_stat_activity WHERE backend_type = 'mlcache relay'");
 }
 
