@@ -488,7 +488,9 @@ COMMENT ON VIEW mlcache.stat_progress
 IS 'work under way: done and total in bytes of WAL, rate a second';
 
 CREATE FUNCTION mlcache.stat_get_rules(
-	OUT rule int, OUT events bigint, OUT null_keys bigint, OUT purges bigint)
+	OUT rule int, OUT events bigint, OUT null_keys bigint, OUT purges bigint,
+	OUT hits_l1 bigint, OUT hits_l2 bigint, OUT misses bigint,
+	OUT bypassed bigint, OUT fills bigint, OUT refused bigint)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'mlc_stat_get_rules'
 LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED;
@@ -499,11 +501,37 @@ CREATE VIEW mlcache.stat_rules AS
 SELECT r.id, r.relation, r.key,
 	   coalesce(t.events, 0) AS events,
 	   coalesce(t.null_keys, 0) AS null_keys,
-	   coalesce(t.purges, 0) AS purges
+	   coalesce(t.purges, 0) AS purges,
+	   coalesce(t.hits_l1, 0) AS hits_l1,
+	   coalesce(t.hits_l2, 0) AS hits_l2,
+	   coalesce(t.misses, 0) AS misses,
+	   pg_catalog.round((t.hits_l1 OPERATOR(pg_catalog.+) t.hits_l2)
+		   OPERATOR(pg_catalog./) nullif(t.hits_l1 OPERATOR(pg_catalog.+) t.hits_l2
+			   OPERATOR(pg_catalog.+) t.misses, 0)::numeric, 4) AS hit_ratio,
+	   coalesce(t.bypassed, 0) AS bypassed,
+	   coalesce(t.fills, 0) AS fills,
+	   coalesce(t.refused, 0) AS refused
 FROM mlcache.rule r
 	LEFT JOIN mlcache.stat_get_rules() t ON t.rule OPERATOR(pg_catalog.=) r.id;
 COMMENT ON VIEW mlcache.stat_rules
-IS 'counters of each rule: decoded events, changes skipped for a NULL in the key, purges';
+IS 'counters of each rule: decoded events, changes skipped for a NULL in the key, purges; and of its reads in SQL, a key each: hits, misses, those that might not use the cache, fills taken and refused';
+
+CREATE FUNCTION mlcache.stat_get_operations(
+	OUT operation text, OUT count bigint, OUT p50 double precision,
+	OUT p99 double precision, OUT p999 double precision,
+	OUT max double precision, OUT mean double precision,
+	OUT since timestamptz)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'mlc_stat_get_operations'
+LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION mlcache.stat_get_operations()
+IS 'how often and how fast, one row an operation; ms';
+
+CREATE VIEW mlcache.stat AS
+SELECT operation, count, p50, p99, p999, max, mean, since
+FROM mlcache.stat_get_operations();
+COMMENT ON VIEW mlcache.stat
+IS 'how often and how fast, one row an operation, in ms: calls of get by where the answer came from, fills, quarantine and release of strong commits, commit to applied, locks; since the start or reset_stats()';
 
 CREATE FUNCTION mlcache.stat_get_l1(
 	OUT budget bigint, OUT used bigint, OUT lines bigint,
@@ -527,19 +555,20 @@ COMMENT ON VIEW mlcache.stat_l1
 IS 'the cache in this server''s shared memory: bytes, lines, hits; all databases together';
 
 GRANT SELECT ON mlcache.stat_l1 TO pg_monitor, mlcache_admin;
-GRANT SELECT ON mlcache.stat_servers, mlcache.stat_progress, mlcache.stat_rules
-	TO pg_monitor, mlcache_admin;
+GRANT SELECT ON mlcache.stat_servers, mlcache.stat_progress, mlcache.stat_rules,
+	mlcache.stat TO pg_monitor, mlcache_admin;
 
 REVOKE ALL ON FUNCTION
 	mlcache.after_ddl(oid, boolean), mlcache.on_ddl(),
 	mlcache.pause(name), mlcache.resume(name), mlcache.reset_stats(),
 	mlcache.stat_get_servers(), mlcache.stat_get_rules(),
-	mlcache.stat_get_l1(), mlcache.check_setup()
+	mlcache.stat_get_l1(), mlcache.stat_get_operations(), mlcache.check_setup()
 FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION mlcache.pause(name), mlcache.resume(name),
 	mlcache.reset_stats() TO mlcache_admin;
 GRANT EXECUTE ON FUNCTION mlcache.stat_get_servers(), mlcache.stat_get_rules(),
-	mlcache.stat_get_l1(), mlcache.check_setup() TO pg_monitor, mlcache_admin;
+	mlcache.stat_get_l1(), mlcache.stat_get_operations(), mlcache.check_setup()
+	TO pg_monitor, mlcache_admin;
 
 CREATE FUNCTION mlcache.fault_lock(point text, OUT classid int, OUT objid int)
 RETURNS record

@@ -21,6 +21,7 @@
 #include "shm/commits.h"
 #include "shm/l1.h"
 #include "shm/segment.h"
+#include "shm/stats.h"
 
 PG_MODULE_MAGIC;
 
@@ -33,6 +34,7 @@ _PG_init(void)
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 	mlc_segment_init();
+	mlc_stats_init();
 	mlc_l1_init();
 	mlc_commits_init();
 	mlc_xact_init();

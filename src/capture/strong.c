@@ -36,6 +36,7 @@
 #include "redis/script.h"
 #include "shm/commits.h"
 #include "shm/l1.h"
+#include "shm/stats.h"
 #include "utils/memutils.h"
 
 #define KEYS_A_CALL 500
@@ -422,6 +423,7 @@ mlc_strong_quarantine(MlcStrongRule *rules, int nrules, bool prepare)
 	StrongCommit *mine = palloc0(sizeof(StrongCommit));
 	MlcRelayShared *relay;
 	ListCell   *lc;
+	uint64		start;
 
 	Assert(commit == NULL);
 	name_owner(mine->owner);
@@ -441,8 +443,10 @@ mlc_strong_quarantine(MlcStrongRule *rules, int nrules, bool prepare)
 	}
 	MLC_FAULT("strong-before-quarantine");
 	close_l1(rules, nrules);
+	start = mlc_stats_now();
 	if (!MLC_FAULT_SKIP("strong-quarantine"))
 		quarantine_servers();
+	mlc_stats_since(MLC_TIME_QUARANTINE, start);
 	MLC_FAULT("strong-after-quarantine");
 	MemoryContextSwitchTo(old);
 }
@@ -479,6 +483,8 @@ release_server(StrongServer *server, bool committed)
 void
 mlc_strong_release(const MlcVersion *version)
 {
+	uint64		start = mlc_stats_now();
+
 	if (commit == NULL)
 		return;
 	if (version)
@@ -493,6 +499,7 @@ mlc_strong_release(const MlcVersion *version)
 	open_l1();
 	mlc_commits_end();
 	commit = NULL;
+	mlc_stats_since(MLC_TIME_RELEASE, start);
 }
 
 void

@@ -37,7 +37,9 @@
 #include "read/get.h"
 #include "read/load.h"
 #include "read/match.h"
+#include "read/tally.h"
 #include "redis/command.h"
+#include "shm/stats.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -582,6 +584,8 @@ static void
 fill_link(MlcLink *link, MlcRead *reads, int n, const char *token,
 		  MlcVersion hi)
 {
+	uint64		start = mlc_stats_now();
+
 	if (!mlc_conn_is_open(link->conn) || !mlc_link_drain(link))
 		return;
 	for (int i = 0; i < n; i++)
@@ -604,12 +608,17 @@ fill_link(MlcLink *link, MlcRead *reads, int n, const char *token,
 		}
 		reads[i].state = MLC_READ_DONE;
 		if (reply->type != MLC_REPLY_STRING || strcmp(reply->str, "ok") != 0)
+		{
+			mlc_stats_rule(reads[i].rule->id, MLC_RULE_REFUSED, 1);
 			continue;
+		}
+		mlc_stats_rule(reads[i].rule->id, MLC_RULE_FILLS, 1);
 		reads[i].source = MLC_FROM_LOAD;
 		reads[i].lo = reads[i].applied;
 		if (reads[i].pttl == 0)
 			reads[i].pttl = -1;
 	}
+	mlc_stats_since(MLC_TIME_FILL, start);
 }
 
 /* Loads the rest, and fills where there is a lease. */
@@ -730,6 +739,7 @@ look_up(MlcRead *read, bool cached, const MlcBound *bound)
 		read->value = hit.value;
 		read->source = MLC_FROM_L1;
 		read->lo = hit.lo;
+		mlc_stats_hit(hit.rule);
 		return;
 	}
 
@@ -803,6 +813,7 @@ mlc_get_many(MlcRead *reads, int n, MlcBound *bound)
 	bool		row = must_read_row();
 	bool		cached = !row && young_enough(bound);
 	bool		all_done = true;
+	uint64		start = mlc_stats_sample();
 
 	if (bound && bound->has_version)
 	{
@@ -814,8 +825,11 @@ mlc_get_many(MlcRead *reads, int n, MlcBound *bound)
 		look_up(&reads[i], cached, bound);
 		all_done &= reads[i].state == MLC_READ_DONE;
 	}
+	if (!all_done && start == 0)
+		start = mlc_stats_now();
 	if (!all_done)
 		go_on(reads, n, !row, bound);
+	mlc_tally_reads(reads, n, cached, start);
 	if (n > 0)
 	{
 		last_source = reads[n - 1].source;

@@ -18,6 +18,7 @@
 #include "redis/command.h"
 #include "relay/purge.h"
 #include "relay/target.h"
+#include "shm/stats.h"
 #include "utils/memutils.h"
 
 #define UNLINK_KEYS 256			/* entries a command; as many guards */
@@ -523,6 +524,7 @@ mlc_target_advance(MlcTarget *target, MlcVersion version,
 	{
 		double		lag = (GetCurrentTimestamp() - oldest) / 1000.0;
 
+		mlc_stats_add(MLC_TIME_APPLY, (uint64) Max(lag * 1e6, 0));
 		target->stat->applied_commit = committed;
 		target->stat->batches++;
 		target->stat->lag_ms = lag;

@@ -219,6 +219,8 @@ mlc_segment_rule_stat(Oid dbid, int32 rule)
 		pg_atomic_init_u64(&found->events, 0);
 		pg_atomic_init_u64(&found->null_keys, 0);
 		pg_atomic_init_u64(&found->purges, 0);
+		for (int i = 0; i < MLC_RULE_COUNTERS; i++)
+			pg_atomic_init_u64(&found->counters[i], 0);
 		pg_write_barrier();
 		pg_atomic_write_u32(&mlc_shared->nrule_stats, n + 1);
 	}

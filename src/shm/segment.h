@@ -90,6 +90,19 @@ typedef struct MlcRelayShared
 	MlcTargetStat targets[MLC_MAX_TARGETS];
 } MlcRelayShared;
 
+/* What readers count for a rule. */
+typedef enum MlcRuleCounter
+{
+	MLC_RULE_HITS_L1,
+	MLC_RULE_HITS_L2,
+	MLC_RULE_MISSES,			/* the cache was asked, the row was read */
+	MLC_RULE_BYPASSED,			/* the cache was not to be asked */
+	MLC_RULE_FILLS,				/* that a Redis took */
+	MLC_RULE_REFUSED			/* or did not take */
+} MlcRuleCounter;
+
+#define MLC_RULE_COUNTERS (MLC_RULE_REFUSED + 1)
+
 /* Counters of one rule; slots are claimed under the lock, never freed. */
 typedef struct MlcRuleStat
 {
@@ -98,6 +111,7 @@ typedef struct MlcRuleStat
 	pg_atomic_uint64 events;	/* relay: decoded */
 	pg_atomic_uint64 null_keys; /* changes skipped for a NULL in the key */
 	pg_atomic_uint64 purges;
+	pg_atomic_uint64 counters[MLC_RULE_COUNTERS];	/* readers; shm/stats.h */
 } MlcRuleStat;
 
 typedef struct MlcShared

@@ -16,6 +16,7 @@
 #include "lock/remote.h"
 #include "miscadmin.h"
 #include "shm/segment.h"
+#include "shm/stats.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -69,15 +70,18 @@ acquire(FunctionCallInfo fcinfo, bool xact)
 {
 	MlcLockRequest request;
 	int64		token;
+	uint64		start;
 
 	request.name = need_name(fcinfo);
 	request.ttl = need_ms(fcinfo, 1, "ttl", 100);
 	request.wait = need_ms(fcinfo, 2, "wait", 0);
 	request.shared = !PG_ARGISNULL(3) && PG_GETARG_BOOL(3);
 	request.xact = xact;
+	start = mlc_stats_now();
 	token = mlc_lock_acquire(&request);
 	if (token == 0)
 		PG_RETURN_NULL();
+	mlc_stats_since(MLC_TIME_LOCK, start);
 	PG_RETURN_INT64(token);
 }
 

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * sql/stat.c
- *	  SQL: counters of servers and rules, check_setup, reset_stats.
+ *	  SQL: counters of servers, rules and operations, check_setup, reset_stats.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,12 +21,14 @@
 #include "relay/slot.h"
 #include "shm/l1.h"
 #include "shm/segment.h"
+#include "shm/stats.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/tuplestore.h"
 
 PG_FUNCTION_INFO_V1(mlc_stat_get_servers);
 PG_FUNCTION_INFO_V1(mlc_stat_get_rules);
+PG_FUNCTION_INFO_V1(mlc_stat_get_operations);
 PG_FUNCTION_INFO_V1(mlc_reset_stats);
 PG_FUNCTION_INFO_V1(mlc_check_setup);
 
@@ -135,8 +137,8 @@ mlc_stat_get_rules(PG_FUNCTION_ARGS)
 	for (uint32 i = 0; i < n; i++)
 	{
 		MlcRuleStat *stat = &mlc_shared->rule_stats[i];
-		Datum		values[4];
-		bool		nulls[4] = {false};
+		Datum		values[4 + MLC_RULE_COUNTERS];
+		bool		nulls[4 + MLC_RULE_COUNTERS] = {false};
 
 		if (stat->dbid != MyDatabaseId)
 			continue;
@@ -144,6 +146,41 @@ mlc_stat_get_rules(PG_FUNCTION_ARGS)
 		values[1] = Int64GetDatum(pg_atomic_read_u64(&stat->events));
 		values[2] = Int64GetDatum(pg_atomic_read_u64(&stat->null_keys));
 		values[3] = Int64GetDatum(pg_atomic_read_u64(&stat->purges));
+		for (int j = 0; j < MLC_RULE_COUNTERS; j++)
+			values[4 + j] = Int64GetDatum(pg_atomic_read_u64(&stat->counters[j]));
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	return (Datum) 0;
+}
+
+/* mlcache.stat_get_operations(): times in ms. */
+Datum
+mlc_stat_get_operations(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	MlcRelayShared *relay;
+
+	InitMaterializedSRF(fcinfo, 0);
+	mlc_segment_require();
+	relay = mlc_segment_my_relay();
+	for (int i = 0; i < MLC_OPERATIONS; i++)
+	{
+		Datum		values[8];
+		bool		nulls[8] = {false};
+		MlcTiming	timing;
+
+		(void) mlc_stats_read(relay, (MlcOperation) i, &timing);
+		values[0] = CStringGetTextDatum(timing.name);
+		values[1] = Int64GetDatum(timing.count);
+		values[2] = Float8GetDatum(timing.p50 / 1e6);
+		values[3] = Float8GetDatum(timing.p99 / 1e6);
+		values[4] = Float8GetDatum(timing.p999 / 1e6);
+		values[5] = Float8GetDatum(timing.max / 1e6);
+		values[6] = Float8GetDatum(timing.mean / 1e6);
+		for (int j = 2; j < 7; j++)
+			nulls[j] = timing.timed == 0;
+		nulls[7] = mlc_stats_began(relay) == 0;
+		values[7] = TimestampTzGetDatum(mlc_stats_began(relay));
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;
@@ -154,7 +191,6 @@ Datum
 mlc_reset_stats(PG_FUNCTION_ARGS)
 {
 	MlcRelayShared *relay;
-	uint32		n;
 
 	mlc_segment_require();
 	relay = mlc_segment_my_relay();
@@ -168,17 +204,7 @@ mlc_reset_stats(PG_FUNCTION_ARGS)
 		stat->lag_ms_max = 0;
 	}
 	LWLockRelease(mlc_shared->lock);
-	n = pg_atomic_read_u32(&mlc_shared->nrule_stats);
-	for (uint32 i = 0; i < n; i++)
-	{
-		MlcRuleStat *stat = &mlc_shared->rule_stats[i];
-
-		if (stat->dbid != MyDatabaseId)
-			continue;
-		pg_atomic_write_u64(&stat->events, 0);
-		pg_atomic_write_u64(&stat->null_keys, 0);
-		pg_atomic_write_u64(&stat->purges, 0);
-	}
+	mlc_stats_reset();
 	mlc_l1_reset_stat();
 	PG_RETURN_VOID();
 }

@@ -1,0 +1,111 @@
+-- Views stat and stat_rules: what is counted, and for which rule.
+\getenv abs_srcdir PG_ABS_SRCDIR
+\set begin :abs_srcdir '/sql/include/begin.psql'
+\i :begin
+
+CREATE FUNCTION armed() RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+	FOR i IN 1 .. 1200 LOOP
+		IF (SELECT bool_and(state = 'armed') FROM mlcache.stat_servers) THEN
+			RETURN true;
+		END IF;
+		PERFORM pg_sleep(0.05);
+	END LOOP;
+	RETURN false;
+END
+$$;
+-- counts, and whether the times make sense
+CREATE VIEW seen AS
+SELECT operation, count,
+	CASE WHEN p50 IS NULL THEN 'not timed'
+		WHEN p50 > 0 AND p50 <= p99 AND p99 <= p999 AND p999 <= max AND mean <= max AND max < 60000 THEN 'sane'
+		ELSE format('%s %s %s %s %s', p50, p99, p999, max, mean) END AS times
+FROM mlcache.stat;
+CREATE VIEW rules AS
+SELECT key, hits_l1, hits_l2, misses, hit_ratio, bypassed, fills, refused FROM mlcache.stat_rules ORDER BY id;
+
+CREATE TABLE p (id int PRIMARY KEY, name text);
+INSERT INTO p SELECT g, 'p' || g FROM generate_series(1, 9) g;
+CREATE TABLE account (id int PRIMARY KEY, balance int);
+INSERT INTO account VALUES (1, 100);
+SELECT mlcache.attach('p', key => 'p:{id}') > 0 AS attached;
+SELECT mlcache.attach('account', key => 'account:{id}', consistency => 'strong') > 0 AS attached;
+SELECT armed(), settle();
+SELECT mlcache.reset_stats();
+SELECT * FROM seen;
+SELECT * FROM rules;
+
+-- a load, then hits in L1: all are counted, some are timed
+SELECT mlcache.get('p:1');
+SELECT count(mlcache.get('p:1')) FROM generate_series(1, 5000);
+SELECT * FROM rules;
+SELECT * FROM seen WHERE operation ~ '^(get|fill)';
+
+-- one call for many keys is one call, under the slowest source of it
+SELECT count(value) FROM mlcache.mget('{p:1,p:2,p:3,p:777,NULL}');
+SELECT count(value) FROM mlcache.mget('{p:1,p:2,p:3,p:777,NULL}');
+SELECT count(value) FROM mlcache.mget('{}');
+SELECT mlcache.get(NULL);
+SELECT * FROM rules;
+SELECT operation, count FROM mlcache.stat WHERE operation ~ '^(get|fill)';
+
+-- reads that must not use the cache are no misses
+BEGIN;
+UPDATE p SET name = 'x' WHERE id = 9;
+SELECT mlcache.get('p:1');
+ROLLBACK;
+SELECT * FROM rules;
+-- an aborted transaction's reads are reads
+BEGIN;
+SELECT count(mlcache.get('p:1')) FROM generate_series(1, 10);
+ROLLBACK;
+SELECT key, hits_l1 FROM rules;
+
+-- what a program outside has filled is a hit in Redis, and then in L1
+SELECT 'db' || oid AS ns FROM pg_database WHERE datname = current_database() \gset
+SELECT line AS lo FROM redis('FCALL mlc_get 1 p:5 outside 60000 ' || :'ns') WITH ORDINALITY r(line, n) WHERE n = 2 \gset
+SELECT mlcache.fill_version() AS hi \gset
+SELECT redis(format('FCALL mlc_fill 1 p:5 outside its-copy 0 %s %s 0 %s', :'lo', :'hi', :'ns'));
+SELECT mlcache.get('p:5');
+SELECT mlcache.get('p:5');
+SELECT * FROM rules;
+SELECT * FROM seen WHERE operation = 'get L2';
+
+-- a strong commit, one that fails, and one of nothing
+SELECT mlcache.reset_stats();
+UPDATE account SET balance = 90;
+BEGIN; UPDATE account SET balance = 80; ROLLBACK;
+SELECT settle();
+SELECT * FROM seen WHERE operation IN ('quarantine', 'release');
+SELECT operation, count > 0 AS some, times FROM seen WHERE operation = 'apply';
+
+-- locks that were given
+SELECT mlcache.lock_acquire('a') > 0 AS given;
+SELECT mlcache.lock_acquire_xact('b') > 0 AS given;
+SELECT mlcache.lock_release('a');
+SELECT * FROM seen WHERE operation = 'lock';
+
+-- anew
+SELECT count(mlcache.get('p:1')) FROM generate_series(1, 100);
+SELECT mlcache.reset_stats();
+SELECT * FROM seen;
+SELECT * FROM rules;
+SELECT count(*) FROM mlcache.stat WHERE since BETWEEN now() - interval '1 min' AND clock_timestamp();
+
+-- who may look, and who may reset
+CREATE ROLE stat_nobody;
+CREATE ROLE stat_monitor IN ROLE pg_monitor;
+SET ROLE stat_nobody;
+SELECT count(*) FROM mlcache.stat;
+SELECT mlcache.reset_stats();
+SET ROLE stat_monitor;
+SELECT count(*) FROM mlcache.stat;
+SELECT count(*) FROM mlcache.stat_rules;
+SELECT mlcache.reset_stats();
+RESET ROLE;
+
+DROP VIEW seen, rules;
+DROP TABLE p, account;
+DROP FUNCTION armed();
+DROP ROLE stat_nobody, stat_monitor;
+\i :end
