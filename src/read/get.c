@@ -49,6 +49,7 @@
 /* Redis takes strings up to 512 MB; this leaves room for the rest. */
 #define FILL_MAX ((uint32) 511 * 1024 * 1024)
 #define KEYS_A_CALL 100			/* of mlc_mget */
+#define EXPECT 16				/* keys to prefetch in L1 */
 #define LONGEST_PAUSE 20		/* ms between two questions for a busy key */
 
 static MlcSource last_source = MLC_FROM_NOWHERE;
@@ -807,6 +808,19 @@ go_on(MlcRead *reads, int n, bool own_snapshot, const MlcBound *bound)
 		fill_l1(&reads[i]);
 }
 
+/* The memory for a few keys is asked for before any of it is needed. */
+static void
+expect(MlcRead *reads, int n)
+{
+	uint64		hashes[EXPECT];
+
+	for (int i = 0; i < n; i++)
+		hashes[i] = reads[i].key ?
+			mlc_l1_expect(reads[i].key, reads[i].keylen) : 0;
+	for (int i = 0; i < n; i++)
+		mlc_l1_expect_line(hashes[i]);
+}
+
 void
 mlc_get_many(MlcRead *reads, int n, MlcBound *bound)
 {
@@ -822,6 +836,8 @@ mlc_get_many(MlcRead *reads, int n, MlcBound *bound)
 	}
 	for (int i = 0; i < n; i++)
 	{
+		if (n > 1 && cached && i % EXPECT == 0)
+			expect(&reads[i], Min(EXPECT, n - i));
 		look_up(&reads[i], cached, bound);
 		all_done &= reads[i].state == MLC_READ_DONE;
 	}

@@ -4,7 +4,12 @@
  *	  L1: the cache in this server's shared memory.
  *
  * The memory is cut into partitions by the hash of the key, each a store
- * (shm/store.c) with a lock: hits take it in share mode.
+ * (shm/store.c) with a lock.  Writers take it, and count up before and after
+ * they change anything (a "seqlock", as Linux has it).  A hit on a line that is
+ * known to be popular takes no lock: it copies, and if the count moved
+ * meanwhile, or was odd, what it copied is forgotten and it looks again under
+ * the lock.  Other hits take the lock in share mode, since they write to the
+ * line that they were popular.
  *
  * Coherence is the reader's rule of Redis in small.  A reader takes a ticket
  * before it asks L2 or the row, and fills only if the ticket is still good.
@@ -55,7 +60,6 @@
 #define TICKETS 256				/* a partition */
 #define FILTER_BITS 32768		/* a database; a batch has 4096 keys */
 #define CLOSINGS 16384			/* counters of keys closed by writers */
-#define STRIPES 16				/* of counters */
 
 typedef struct Ticket
 {
@@ -66,6 +70,7 @@ typedef struct Ticket
 /* Fields of a partition are written under its lock. */
 typedef struct Partition
 {
+	pg_atomic_uint32 changes;	/* odd: somebody is changing something */
 	uint64		last_token;
 	uint64		closed;			/* lines that the relay removed */
 	Ticket		tickets[TICKETS];
@@ -81,15 +86,15 @@ typedef struct Database
 	uint8		filter[FILTER_BITS / 8];
 } Database;
 
-/* Counters of the processes that share a stripe. */
-typedef struct Stripe
+/* Counters of one process, which alone writes them; never set back. */
+typedef struct Counters
 {
-	pg_atomic_uint64 hits;
-	pg_atomic_uint64 misses;
-	pg_atomic_uint64 fills;
-	pg_atomic_uint64 refused;
-	char		pad[PG_CACHE_LINE_SIZE - 4 * sizeof(pg_atomic_uint64)];
-} Stripe;
+	uint64		hits;
+	uint64		misses;
+	uint64		fills;
+	uint64		refused;
+	char		pad[PG_CACHE_LINE_SIZE - 4 * sizeof(uint64)];
+} Counters;
 
 typedef struct L1
 {
@@ -98,7 +103,10 @@ typedef struct L1
 	Size		budget;
 	Size		partition_size;
 	Size		partitions;		/* offset of the first */
-	Stripe		stripes[STRIPES];
+	Size		counters;		/* offset of one for each process */
+	int			ncounters;
+	pg_atomic_uint64 zero[4];	/* what the counters' sums were when they were
+								 * reset, in the order of their fields */
 	pg_atomic_uint32 closings[CLOSINGS];	/* by hash of a key: writers who
 											 * have closed it */
 	Database	databases[MLC_MAX_RELAYS];
@@ -121,6 +129,14 @@ count_partitions(void)
 	return n;
 }
 
+/* What comes before the partitions. */
+static Size
+head_bytes(void)
+{
+	return TYPEALIGN(PG_CACHE_LINE_SIZE, sizeof(L1)) +
+		sizeof(Counters) * (MaxBackends + NUM_AUXILIARY_PROCS);
+}
+
 /* Below this there is no room for a store worth the name. */
 static Size
 l1_bytes(void)
@@ -129,7 +145,7 @@ l1_bytes(void)
 
 	if (bytes == 0)
 		return 0;
-	return Max(bytes, MAXALIGN(sizeof(L1)) + 256 * 1024);
+	return Max(bytes, head_bytes() + 256 * 1024);
 }
 
 static void
@@ -173,16 +189,14 @@ startup(void)
 		l1->locks = GetNamedLWLockTranche(TRANCHE);
 		l1->npartitions = count_partitions();
 		l1->budget = l1_bytes();
-		l1->partitions = TYPEALIGN(PG_CACHE_LINE_SIZE, sizeof(L1));
+		l1->counters = TYPEALIGN(PG_CACHE_LINE_SIZE, sizeof(L1));
+		l1->ncounters = MaxBackends + NUM_AUXILIARY_PROCS;
+		l1->partitions = head_bytes();
+		memset((char *) l1 + l1->counters, 0, l1->partitions - l1->counters);
 		l1->partition_size = TYPEALIGN_DOWN(PG_CACHE_LINE_SIZE,
 											(l1->budget - l1->partitions) / l1->npartitions);
-		for (int i = 0; i < STRIPES; i++)
-		{
-			pg_atomic_init_u64(&l1->stripes[i].hits, 0);
-			pg_atomic_init_u64(&l1->stripes[i].misses, 0);
-			pg_atomic_init_u64(&l1->stripes[i].fills, 0);
-			pg_atomic_init_u64(&l1->stripes[i].refused, 0);
-		}
+		for (int i = 0; i < (int) lengthof(l1->zero); i++)
+			pg_atomic_init_u64(&l1->zero[i], 0);
 		for (int i = 0; i < CLOSINGS; i++)
 			pg_atomic_init_u32(&l1->closings[i], 0);
 		for (int i = 0; i < MLC_MAX_RELAYS; i++)
@@ -196,6 +210,7 @@ startup(void)
 			Partition  *partition = partition_at(i);
 
 			memset(partition, 0, sizeof(Partition));
+			pg_atomic_init_u32(&partition->changes, 0);
 			partition->store = MAXALIGN(sizeof(Partition));
 			(void) mlc_store_init(store_of(partition),
 								  Min(l1->partition_size - partition->store,
@@ -240,16 +255,47 @@ partition_lock(int number)
 	return &l1->locks[number].lock;
 }
 
+/* To change something in a partition.  Nothing may throw in between. */
+static Partition *
+begin_change(int number)
+{
+	Partition  *partition = partition_at(number);
+
+	LWLockAcquire(partition_lock(number), LW_EXCLUSIVE);
+	pg_atomic_write_u32(&partition->changes,
+						pg_atomic_read_u32(&partition->changes) + 1);
+	pg_write_barrier();
+	return partition;
+}
+
+static void
+end_change(int number)
+{
+	Partition  *partition = partition_at(number);
+
+	pg_write_barrier();
+	pg_atomic_write_u32(&partition->changes,
+						pg_atomic_read_u32(&partition->changes) + 1);
+	LWLockRelease(partition_lock(number));
+}
+
 static inline Ticket *
 ticket_of(Partition *partition, uint64 hash)
 {
 	return &partition->tickets[(hash >> 32) % TICKETS];
 }
 
-static inline Stripe *
-my_stripe(void)
+static inline Counters *
+counters_at(int i)
 {
-	return &l1->stripes[MyProc->pgprocno % STRIPES];
+	return (Counters *) ((char *) l1 + l1->counters) + i;
+}
+
+static inline Counters *
+my_counters(void)
+{
+	Assert(MyProc->pgprocno < l1->ncounters);
+	return counters_at(MyProc->pgprocno);
 }
 
 /*
@@ -319,6 +365,83 @@ mlc_l1_is_open(void)
 	return serves(&l1->databases[database_number(relay)]);
 }
 
+/*
+ * Copies the line's value; false: it is of no use.  Beside a writer it may copy
+ * anything, but nothing from elsewhere: what says where the value lies is read
+ * once.  Throws for want of memory only.
+ */
+static bool
+copy_line(MlcStore *store, const MlcLine *line, uint16 db, uint32 keylen,
+		  MlcL1Hit *hit)
+{
+	uint32		vallen = *(const volatile uint32 *) &line->vallen;
+	int64		expiry = *(const volatile int64 *) &line->expiry;
+	const char *value = line->data + keylen;
+
+	if (!mlc_store_holds(store, value, vallen) ||
+		(line->epoch != pg_atomic_read_u32(&l1->databases[db].epoch) &&
+		 !MLC_FAULT_SKIP("l1-epoch")) ||
+		(expiry != 0 && now_ms() >= expiry))
+		return false;
+	hit->rule = line->rule;
+	hit->absent = line->absent;
+	hit->lo.tli = line->lo_tli;
+	hit->lo.lsn = line->lo_lsn;
+	hit->value = NULL;
+	if (!hit->absent)
+	{
+		hit->value = palloc(VARHDRSZ + vallen);
+		SET_VARSIZE(hit->value, VARHDRSZ + vallen);
+		memcpy(VARDATA(hit->value), value, vallen);
+	}
+	return true;
+}
+
+/* A look without the lock; false: nothing is known, look under the lock. */
+static bool
+look_unlocked(Partition *partition, uint64 hash, uint16 db, const char *key,
+			  uint32 keylen, MlcL1Hit *hit)
+{
+	MlcStore   *store = store_of(partition);
+	uint32		changes = pg_atomic_read_u32(&partition->changes);
+	MlcLine    *line;
+	bool		found;
+
+	if (changes & 1)
+		return false;
+	pg_read_barrier();
+	line = mlc_store_find(store, hash, db, key, keylen);
+	if (line == NULL || line->freq < MLC_LINE_MAX_FREQ)
+		return false;
+	found = copy_line(store, line, db, keylen, hit);
+	MLC_FAULT("l1-copied");
+	pg_read_barrier();
+	if (likely(pg_atomic_read_u32(&partition->changes) == changes) ||
+		MLC_FAULT_SKIP("l1-unlocked"))
+		return found;
+	if (found && hit->value)
+		pfree(hit->value);
+	return false;
+}
+
+static bool
+look_locked(int number, uint64 hash, uint16 db, const char *key,
+			uint32 keylen, MlcL1Hit *hit)
+{
+	LWLock	   *lock = partition_lock(number);
+	MlcStore   *store = store_of(partition_at(number));
+	MlcLine    *line;
+	bool		found;
+
+	LWLockAcquire(lock, LW_SHARED);
+	line = mlc_store_find(store, hash, db, key, keylen);
+	found = line && copy_line(store, line, db, keylen, hit);
+	if (found)
+		mlc_store_touch(line);
+	LWLockRelease(lock);
+	return found;
+}
+
 bool
 mlc_l1_get(const char *key, uint32 keylen, MlcL1Hit *hit)
 {
@@ -326,9 +449,7 @@ mlc_l1_get(const char *key, uint32 keylen, MlcL1Hit *hit)
 	uint16		db;
 	uint64		hash;
 	int			number;
-	LWLock	   *lock;
-	MlcLine    *line;
-	bool		found = false;
+	bool		found;
 
 	if (l1 == NULL || (relay = mlc_segment_my_relay()) == NULL)
 		return false;
@@ -338,32 +459,35 @@ mlc_l1_get(const char *key, uint32 keylen, MlcL1Hit *hit)
 
 	hash = hash_key(db, key, keylen);
 	number = partition_number(hash);
-	lock = partition_lock(number);
-	LWLockAcquire(lock, LW_SHARED);
-	line = mlc_store_find(store_of(partition_at(number)), hash, db, key, keylen);
-	if (line && (!is_stale(line) || MLC_FAULT_SKIP("l1-epoch")) &&
-		(line->expiry == 0 || now_ms() < line->expiry))
-	{
-		found = true;
-		hit->rule = line->rule;
-		hit->absent = line->absent;
-		hit->lo.tli = line->lo_tli;
-		hit->lo.lsn = line->lo_lsn;
-		hit->value = NULL;
-		if (!line->absent)
-		{
-			hit->value = palloc(VARHDRSZ + line->vallen);
-			SET_VARSIZE(hit->value, VARHDRSZ + line->vallen);
-			memcpy(VARDATA(hit->value), MLC_LINE_VALUE(line), line->vallen);
-		}
-		mlc_store_touch(line);
-	}
-	LWLockRelease(lock);
+	found = look_unlocked(partition_at(number), hash, db, key, keylen, hit) ||
+		look_locked(number, hash, db, key, keylen, hit);
 	if (found)
-		pg_atomic_fetch_add_u64(&my_stripe()->hits, 1);
+		my_counters()->hits++;
 	else
-		pg_atomic_fetch_add_u64(&my_stripe()->misses, 1);
+		my_counters()->misses++;
 	return found;
+}
+
+uint64
+mlc_l1_expect(const char *key, uint32 keylen)
+{
+	MlcRelayShared *relay;
+	uint64		hash;
+
+	if (l1 == NULL || (relay = mlc_segment_my_relay()) == NULL)
+		return 0;
+	hash = hash_key(database_number(relay), key, keylen);
+	mlc_store_prefetch_bucket(store_of(partition_at(partition_number(hash))),
+							  hash);
+	return hash;
+}
+
+void
+mlc_l1_expect_line(uint64 hash)
+{
+	if (l1 != NULL)
+		mlc_store_prefetch_line(store_of(partition_at(partition_number(hash))),
+								hash);
 }
 
 void
@@ -373,7 +497,6 @@ mlc_l1_begin(const char *key, uint32 keylen, MlcL1Ticket *ticket)
 	Database   *database;
 	uint16		db;
 	int			number;
-	LWLock	   *lock;
 	Partition  *partition;
 	uint32		bit;
 
@@ -392,9 +515,7 @@ mlc_l1_begin(const char *key, uint32 keylen, MlcL1Ticket *ticket)
 	ticket->hash = hash_key(db, key, keylen);
 	bit = ticket->hash % FILTER_BITS;
 	number = partition_number(ticket->hash);
-	lock = partition_lock(number);
-	partition = partition_at(number);
-	LWLockAcquire(lock, LW_EXCLUSIVE);
+	partition = begin_change(number);
 	if (((database->filter[bit / 8] & (1 << (bit % 8))) == 0 &&
 		 pg_atomic_read_u32(closings_of(ticket->hash)) == 0) ||
 		MLC_FAULT_SKIP("l1-closed"))
@@ -409,7 +530,7 @@ mlc_l1_begin(const char *key, uint32 keylen, MlcL1Ticket *ticket)
 		slot->hash = ticket->hash;
 		slot->token = ticket->token;
 	}
-	LWLockRelease(lock);
+	end_change(number);
 }
 
 bool
@@ -418,7 +539,6 @@ mlc_l1_fill(MlcL1Ticket *ticket, const char *key, uint32 keylen, int32 rule,
 {
 	MlcRelayShared *relay;
 	int			number;
-	LWLock	   *lock;
 	Partition  *partition;
 	Ticket	   *slot;
 	MlcLine		like;
@@ -437,9 +557,7 @@ mlc_l1_fill(MlcL1Ticket *ticket, const char *key, uint32 keylen, int32 rule,
 	like.lo_lsn = lo.lsn;
 
 	number = partition_number(ticket->hash);
-	lock = partition_lock(number);
-	partition = partition_at(number);
-	LWLockAcquire(lock, LW_EXCLUSIVE);
+	partition = begin_change(number);
 	slot = ticket_of(partition, ticket->hash);
 	good = (slot->hash == ticket->hash && slot->token == ticket->token) ||
 		MLC_FAULT_SKIP("l1-ticket");
@@ -453,12 +571,12 @@ mlc_l1_fill(MlcL1Ticket *ticket, const char *key, uint32 keylen, int32 rule,
 		else
 			good = false;
 	}
-	LWLockRelease(lock);
+	end_change(number);
 	ticket->token = 0;
 	if (good)
-		pg_atomic_fetch_add_u64(&my_stripe()->fills, 1);
+		my_counters()->fills++;
 	else
-		pg_atomic_fetch_add_u64(&my_stripe()->refused, 1);
+		my_counters()->refused++;
 	return good;
 }
 
@@ -485,7 +603,6 @@ mlc_l1_close_key(MlcRelayShared *relay, const char *key, uint32 keylen)
 	uint64		hash;
 	uint32		bit;
 	int			number;
-	LWLock	   *lock;
 
 	if (l1 == NULL || MLC_FAULT_SKIP("l1-close"))
 		return;
@@ -497,10 +614,8 @@ mlc_l1_close_key(MlcRelayShared *relay, const char *key, uint32 keylen)
 
 	/* whoever takes the lock after us sees the bit */
 	number = partition_number(hash);
-	lock = partition_lock(number);
-	LWLockAcquire(lock, LW_EXCLUSIVE);
-	remove_key(partition_at(number), hash, db, key, keylen);
-	LWLockRelease(lock);
+	remove_key(begin_change(number), hash, db, key, keylen);
+	end_change(number);
 }
 
 void
@@ -525,7 +640,6 @@ mlc_l1_writer_close(const char *key, uint32 keylen, uint32 *handle)
 	uint64		hash;
 	uint16		db;
 	int			number;
-	LWLock	   *lock;
 
 	*handle = CLOSINGS;
 	if (l1 == NULL || (relay = mlc_segment_my_relay()) == NULL ||
@@ -538,10 +652,8 @@ mlc_l1_writer_close(const char *key, uint32 keylen, uint32 *handle)
 
 	/* whoever takes the lock after us sees the count */
 	number = partition_number(hash);
-	lock = partition_lock(number);
-	LWLockAcquire(lock, LW_EXCLUSIVE);
-	remove_key(partition_at(number), hash, db, key, keylen);
-	LWLockRelease(lock);
+	remove_key(begin_change(number), hash, db, key, keylen);
+	end_change(number);
 }
 
 void
@@ -577,20 +689,35 @@ mlc_l1_writer_open_all(void)
 
 /* ---- statistics ---- */
 
+static void
+sum_counters(Counters *sum)
+{
+	memset(sum, 0, sizeof(*sum));
+	for (int i = 0; i < l1->ncounters; i++)
+	{
+		volatile Counters *counters = counters_at(i);
+
+		sum->hits += counters->hits;
+		sum->misses += counters->misses;
+		sum->fills += counters->fills;
+		sum->refused += counters->refused;
+	}
+}
+
 void
 mlc_l1_stat(MlcL1Stat *stat)
 {
+	Counters	sum;
+
 	memset(stat, 0, sizeof(*stat));
 	if (l1 == NULL)
 		return;
 	stat->budget = l1->budget;
-	for (int i = 0; i < STRIPES; i++)
-	{
-		stat->hits += pg_atomic_read_u64(&l1->stripes[i].hits);
-		stat->misses += pg_atomic_read_u64(&l1->stripes[i].misses);
-		stat->fills += pg_atomic_read_u64(&l1->stripes[i].fills);
-		stat->refused += pg_atomic_read_u64(&l1->stripes[i].refused);
-	}
+	sum_counters(&sum);
+	stat->hits = sum.hits - pg_atomic_read_u64(&l1->zero[0]);
+	stat->misses = sum.misses - pg_atomic_read_u64(&l1->zero[1]);
+	stat->fills = sum.fills - pg_atomic_read_u64(&l1->zero[2]);
+	stat->refused = sum.refused - pg_atomic_read_u64(&l1->zero[3]);
 	for (int i = 0; i < l1->npartitions; i++)
 	{
 		Partition  *partition = partition_at(i);
@@ -610,15 +737,15 @@ mlc_l1_stat(MlcL1Stat *stat)
 void
 mlc_l1_reset_stat(void)
 {
+	Counters	sum;
+
 	if (l1 == NULL)
 		return;
-	for (int i = 0; i < STRIPES; i++)
-	{
-		pg_atomic_write_u64(&l1->stripes[i].hits, 0);
-		pg_atomic_write_u64(&l1->stripes[i].misses, 0);
-		pg_atomic_write_u64(&l1->stripes[i].fills, 0);
-		pg_atomic_write_u64(&l1->stripes[i].refused, 0);
-	}
+	sum_counters(&sum);
+	pg_atomic_write_u64(&l1->zero[0], sum.hits);
+	pg_atomic_write_u64(&l1->zero[1], sum.misses);
+	pg_atomic_write_u64(&l1->zero[2], sum.fills);
+	pg_atomic_write_u64(&l1->zero[3], sum.refused);
 	for (int i = 0; i < l1->npartitions; i++)
 	{
 		LWLockAcquire(partition_lock(i), LW_EXCLUSIVE);

@@ -61,6 +61,13 @@ extern bool mlc_l1_is_open(void);
 extern bool mlc_l1_get(const char *key, uint32 keylen, MlcL1Hit *hit);
 
 /*
+ * Where many keys are to be looked up, the memory that the searches read can be
+ * asked for ahead: the first for a few keys, then the second, then get.
+ */
+extern uint64 mlc_l1_expect(const char *key, uint32 keylen);
+extern void mlc_l1_expect_line(uint64 hash);
+
+/*
  * Takes leave to fill: before L2 or the row is asked.  A later ticket of the
  * key makes an earlier one void.  Whatever line there is goes: the caller had
  * no use for it.

@@ -55,6 +55,7 @@ mlc_store_init(void *memory, uint32 size)
 	uint32		at = ALIGN8(sizeof(MlcStore));
 
 	memset(store, 0, sizeof(MlcStore));
+	store->size = size;
 	store->bucket_mask = nbuckets - 1;
 	store->ghost_mask = nghosts - 1;
 	store->buckets = at;
@@ -91,17 +92,38 @@ mlc_store_find(MlcStore *store, uint64 hash, uint16 db, const char *key,
 			   uint32 keylen)
 {
 	uint32		at = *bucket_of(store, (uint32) hash);
+	uint32		end = store->size - offsetof(MlcLine, data);
 
-	while (at != 0)
+	uint32		left = store->size / sizeof(MlcLine);
+
+	/* the bounds are for readers beside a writer */
+	while (at != 0 && at <= end && at % 8 == 0 && left-- > 0)
 	{
 		MlcLine    *line = LINE_AT(store, at);
 
 		if (line->hash == (uint32) hash && line->keylen == keylen &&
-			line->db == db && memcmp(MLC_LINE_KEY(line), key, keylen) == 0)
+			line->db == db && keylen <= end - at &&
+			memcmp(MLC_LINE_KEY(line), key, keylen) == 0)
 			return line;
 		at = line->next;
 	}
 	return NULL;
+}
+
+void
+mlc_store_prefetch_bucket(MlcStore *store, uint64 hash)
+{
+	__builtin_prefetch(bucket_of(store, (uint32) hash));
+}
+
+void
+mlc_store_prefetch_line(MlcStore *store, uint64 hash)
+{
+	uint32		at = *bucket_of(store, (uint32) hash);
+
+	/* the header and what lies in the next line of the processor's cache */
+	__builtin_prefetch(LINE_AT(store, at));
+	__builtin_prefetch((char *) LINE_AT(store, at) + 64);
 }
 
 static void

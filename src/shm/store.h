@@ -18,12 +18,12 @@
 #include "postgres_fe.h"
 #endif
 
-/* A line; key and value follow, the value first. */
+/* A line; key and value follow, the key first: it is read with the header. */
 typedef struct MlcLine
 {
 	uint32		size;			/* of all of it, a multiple of 8 */
 	uint8		dead;			/* or a gap at the end of a ring */
-	uint8		freq;			/* hits, up to 3; raised without a lock */
+	uint8		freq;			/* hits, up to 3; readers raise it */
 	uint8		absent;			/* the caller's */
 	uint8		unused;
 	uint32		next;			/* of the same bucket; 0: none */
@@ -40,8 +40,10 @@ typedef struct MlcLine
 	char		data[FLEXIBLE_ARRAY_MEMBER];
 } MlcLine;
 
-#define MLC_LINE_VALUE(line) ((line)->data)
-#define MLC_LINE_KEY(line) ((line)->data + (line)->vallen)
+#define MLC_LINE_KEY(line) ((line)->data)
+#define MLC_LINE_VALUE(line) ((line)->data + (line)->keylen)
+
+#define MLC_LINE_MAX_FREQ 3
 
 typedef struct MlcRing
 {
@@ -54,6 +56,7 @@ typedef struct MlcRing
 
 typedef struct MlcStore
 {
+	uint32		size;			/* of all of it */
 	uint32		bucket_mask;
 	uint32		ghost_mask;
 	uint32		buckets;		/* offset of uint32[] */
@@ -76,15 +79,32 @@ extern MlcStore *mlc_store_init(void *memory, uint32 size);
 /* The largest line that it takes. */
 extern uint32 mlc_store_max_line(const MlcStore *store);
 
-/* NULL: not there.  Changes nothing. */
+/*
+ * NULL: not there.  Changes nothing.  Safe beside a writer, in so far as what
+ * it reads lies in the store and it comes to an end; what it then says is
+ * worth nothing.
+ */
 extern MlcLine *mlc_store_find(MlcStore *store, uint64 hash, uint16 db,
 							   const char *key, uint32 keylen);
+
+/* Do so many bytes lie in the store? */
+static inline bool
+mlc_store_holds(const MlcStore *store, const char *bytes, uint32 len)
+{
+	Size		at = bytes - (const char *) store;
+
+	return at <= store->size && len <= store->size - at;
+}
+
+/* Starts to bring into the processor's cache what a search will read. */
+extern void mlc_store_prefetch_bucket(MlcStore *store, uint64 hash);
+extern void mlc_store_prefetch_line(MlcStore *store, uint64 hash);
 
 /* A hit: for the choice of what to evict.  Safe beside other readers. */
 static inline void
 mlc_store_touch(MlcLine *line)
 {
-	if (line->freq < 3)
+	if (line->freq < MLC_LINE_MAX_FREQ)
 		line->freq++;
 }
 

@@ -12,7 +12,7 @@ my ($include) = run_command([ $ENV{PG_CONFIG} // 'pg_config', '--includedir-serv
 
 command_ok(
 	[
-		$cc, '-O1', '-g', '-DFRONTEND', '-fsanitize=undefined', '-fno-sanitize-recover=all',
+		$cc, '-O1', '-g', '-DFRONTEND', '-fsanitize=address,undefined', '-fno-sanitize-recover=all',
 		'-I', "$top/src", '-I', $include, '-o', $program,
 		"$FindBin::RealBin/lib/store_test.c", "$top/src/shm/store.c"
 	],

@@ -138,6 +138,45 @@ run(uint32 size, uint64 seed, uint64 steps)
 	free(memory);
 }
 
+/*
+ * A search beside a writer may read anything, but nothing from elsewhere, and
+ * comes to an end: here whatever it reads is noise.
+ */
+static void
+search_noise(uint64 seed)
+{
+	uint32		size = 64 * 1024;
+	char	   *memory = malloc(size);
+	MlcStore   *store = mlc_store_init(memory, size);
+	uint32		from = store->buckets / sizeof(uint32);
+
+	state = seed * 88172645463325252ULL + 1;
+	for (uint32 i = from; i < size / sizeof(uint32); i++)
+		((uint32 *) memory)[i] = any(3) == 0 ? any(4) * 0x3fffffff :
+			any(2) == 0 ? 8 * any(size / 8) : any(size + 4096);
+	for (uint32 key = 0; key < KEYS; key++)
+	{
+		static char name[PG_UINT16_MAX + 1];
+		uint32		at = ((uint32 *) memory)[from + (key & store->bucket_mask)];
+		MlcLine    *line;
+		uint64		hash = key;
+
+		/* half of the searches look for what the noise says is there */
+		line = (MlcLine *) (memory + at % (size / 8) * 8);
+		if (key % 2 == 0 && (char *) (line + 1) < memory + size)
+		{
+			((uint32 *) memory)[from + (line->hash & store->bucket_mask)] = (char *) line - memory;
+			line = mlc_store_find(store, line->hash, line->db, name, line->keylen);
+		}
+		else
+			line = mlc_store_find(store, hash, key % 3, name, key % 20);
+		if (line && mlc_store_holds(store, line->data + line->keylen, line->vallen) &&
+			line->data + line->keylen + line->vallen > memory + size)
+			die("the end of a value lies elsewhere", key);
+	}
+	free(memory);
+}
+
 int
 main(void)
 {
@@ -146,6 +185,9 @@ main(void)
 	for (int i = 0; i < 3; i++)
 		for (uint64 seed = 1; seed <= 6; seed++)
 			run(sizes[i], seed, 200000);
+
+	for (uint64 seed = 1; seed <= 50; seed++)
+		search_noise(seed);
 
 	/* a cache that is not full loses nothing */
 	{
@@ -164,6 +206,7 @@ main(void)
 		}
 		if (store->bytes < size * 0.9)
 			die("evicts before it is full", n);
+		free(store);
 	}
 	return 0;
 }
