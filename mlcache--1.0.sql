@@ -437,6 +437,17 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION mlcache.check_setup()
 IS 'one row a prerequisite: fulfilled or not, and the line to type';
 
+CREATE FUNCTION mlcache.audit(relation regclass,
+	sample double precision DEFAULT 1, repair boolean DEFAULT false,
+	OUT key text, OUT class text, OUT cached_version text,
+	OUT row_version text, OUT age interval, OUT detail text,
+	OUT rule int, OUT server name)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'mlc_sql_audit'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION mlcache.audit(regclass, double precision, boolean)
+IS 'compares what is cached of a table with its rows: one row a copy that is stale, missing, orphan, corrupt or unguarded; repair removes it when the transaction commits';
+
 CREATE FUNCTION mlcache.reset_stats() RETURNS void
 AS 'MODULE_PATHNAME', 'mlc_reset_stats'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -476,16 +487,28 @@ FROM pg_catalog.pg_foreign_server s
 COMMENT ON VIEW mlcache.stat_servers
 IS 'state, lag and counters of each Redis server';
 
+CREATE FUNCTION mlcache.stat_get_progress(
+	OUT pid int, OUT activity text, OUT relid oid, OUT done bigint,
+	OUT total bigint, OUT rate double precision)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'mlc_stat_get_progress'
+LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION mlcache.stat_get_progress()
+IS 'long-running calls of sessions';
+
 CREATE VIEW mlcache.stat_progress AS
-SELECT 'catch-up' AS activity, s.srvname AS object,
+SELECT 'catch-up' AS activity, s.srvname::text AS object,
 	   t.catch_up_done AS done, t.catch_up_total AS total,
 	   t.catch_up_rate AS rate
 FROM mlcache.stat_get_servers() t
 	JOIN pg_catalog.pg_foreign_server s
 		ON s.oid OPERATOR(pg_catalog.=) t.serverid
-WHERE t.state OPERATOR(pg_catalog.=) 'catch-up';
+WHERE t.state OPERATOR(pg_catalog.=) 'catch-up'
+UNION ALL
+SELECT activity, relid::pg_catalog.regclass::text, done, total, rate
+FROM mlcache.stat_get_progress();
 COMMENT ON VIEW mlcache.stat_progress
-IS 'work under way: done and total in bytes of WAL, rate a second';
+IS 'work under way: catch-up in bytes of WAL, audit in keys of the server looked at; rate a second';
 
 CREATE FUNCTION mlcache.stat_get_rules(
 	OUT rule int, OUT events bigint, OUT null_keys bigint, OUT purges bigint,
@@ -569,6 +592,9 @@ GRANT EXECUTE ON FUNCTION mlcache.pause(name), mlcache.resume(name),
 GRANT EXECUTE ON FUNCTION mlcache.stat_get_servers(), mlcache.stat_get_rules(),
 	mlcache.stat_get_l1(), mlcache.stat_get_operations(), mlcache.check_setup()
 	TO pg_monitor, mlcache_admin;
+
+REVOKE ALL ON FUNCTION mlcache.stat_get_progress() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION mlcache.stat_get_progress() TO pg_monitor, mlcache_admin;
 
 CREATE FUNCTION mlcache.fault_lock(point text, OUT classid int, OUT objid int)
 RETURNS record

@@ -20,6 +20,7 @@
 #include "relay/launcher.h"
 #include "shm/commits.h"
 #include "shm/l1.h"
+#include "shm/progress.h"
 #include "shm/segment.h"
 #include "shm/stats.h"
 
@@ -37,6 +38,7 @@ _PG_init(void)
 	mlc_stats_init();
 	mlc_l1_init();
 	mlc_commits_init();
+	mlc_progress_init();
 	mlc_xact_init();
 	mlc_attach_init();
 	mlc_lock_init();

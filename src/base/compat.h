@@ -18,6 +18,8 @@
 
 #include "catalog/pg_class.h"
 #include "catalog/pg_foreign_server.h"
+#include "common/jsonapi.h"
+#include "mb/pg_wchar.h"
 #include "storage/lock.h"
 #include "utils/acl.h"
 
@@ -52,6 +54,28 @@ mlc_lock_held_by_me(const LOCKTAG *tag, LOCKMODE mode)
 #else
 	return LockHeldByMe(tag, mode);
 #endif
+}
+
+/* PostgreSQL 17 can keep the lexer's state on the stack. */
+static inline bool
+mlc_json_is_valid(const char *text, size_t len)
+{
+	JsonLexContext *lex;
+	bool		valid;
+
+#if PG_VERSION_NUM >= 170000
+	lex = makeJsonLexContextCstringLen(NULL, text, len, GetDatabaseEncoding(), false);
+#else
+	lex = makeJsonLexContextCstringLen(unconstify(char *, text), len,
+									   GetDatabaseEncoding(), false);
+#endif
+	valid = pg_parse_json(lex, &nullSemAction) == JSON_SUCCESS;
+#if PG_VERSION_NUM >= 170000
+	freeJsonLexContext(lex);
+#else
+	pfree(lex);
+#endif
+	return valid;
 }
 
 #endif							/* MLC_BASE_COMPAT_H */

@@ -30,6 +30,7 @@ int			mlc_l1_size = 32768;
 int			mlc_refresh_timeout = 1000;
 int			mlc_max_locks = 1024;
 int			mlc_lock_escalation_threshold = 100;
+int			mlc_audit_timeout = 10000;
 bool		mlc_relay_enabled = true;
 char	   *mlc_fault_points = NULL;
 
@@ -122,6 +123,12 @@ mlc_guc_define(void)
 							"0 means never to escalate.",
 							&mlc_lock_escalation_threshold, 100, 0, 1000000,
 							PGC_USERSET, 0, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("mlcache.audit_timeout",
+							"How long an audit waits for the relay before it leaves a difference unsettled.",
+							NULL,
+							&mlc_audit_timeout, 10000, 0, 3600000,
+							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
 
 	DefineCustomBoolVariable("mlcache.relay_enabled",
 							 "Runs a relay in every database that has rules.",

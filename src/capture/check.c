@@ -295,9 +295,8 @@ check_template(const MlcAttach *attach, Relation relation)
 	return template;
 }
 
-/* Does a unique index make a key one row's? */
-static bool
-is_unique(Relation relation, const AttrNumber *attnums, int n)
+bool
+mlc_check_is_unique(Relation relation, const AttrNumber *attnums, int n)
 {
 	List	   *indexes = RelationGetIndexList(relation);
 	bool		unique = false;
@@ -369,8 +368,8 @@ static void
 check_action(const MlcAttach *attach, MlcRule *rule, MlcBinding *binding,
 			 Relation relation)
 {
-	bool		unique = is_unique(relation, binding->attnums,
-								   rule->template->ncolumns);
+	bool		unique = mlc_check_is_unique(relation, binding->attnums,
+											 rule->template->ncolumns);
 
 	if (rule->action == MLC_OP_REPLICATE && rule->consistency == MLC_STRONG)
 		ereport(ERROR,

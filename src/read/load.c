@@ -61,16 +61,8 @@ typedef struct Loader
 
 static HTAB *loaders = NULL;
 
-/* Who runs the loader, and with which settings. */
-typedef struct Disguise
-{
-	Oid			userid;
-	int			sec_context;
-	int			nestlevel;
-} Disguise;
-
-static void
-put_on(Disguise *disguise, Relation relation)
+void
+mlc_load_put_on(MlcDisguise *disguise, Relation relation)
 {
 	GetUserIdAndSecContext(&disguise->userid, &disguise->sec_context);
 	SetUserIdAndSecContext(relation->rd_rel->relowner,
@@ -79,11 +71,37 @@ put_on(Disguise *disguise, Relation relation)
 	mlc_rule_pin_search_path(RelationGetRelid(relation));
 }
 
-static void
-take_off(Disguise *disguise)
+void
+mlc_load_take_off(MlcDisguise *disguise)
 {
 	AtEOXact_GUC(false, disguise->nestlevel);
 	SetUserIdAndSecContext(disguise->userid, disguise->sec_context);
+}
+
+void
+mlc_load_payload(MlcRule *rule, StringInfo query)
+{
+	if (rule->ncolumns == 0)
+	{
+		appendStringInfoString(query, "pg_catalog.row_to_json(r.*)");
+		return;
+	}
+	appendStringInfoString(query,
+						   "(SELECT pg_catalog.row_to_json(t.*) FROM (SELECT ");
+	for (int i = 0; i < rule->ncolumns; i++)
+		appendStringInfo(query, "%sr.%s", i > 0 ? ", " : "",
+						 quote_identifier(rule->columns[i]));
+	appendStringInfoString(query, ") t)");
+}
+
+void
+mlc_load_table(MlcRule *rule, StringInfo query)
+{
+	appendStringInfo(query, "%s%s r",
+					 get_rel_relkind(rule->relid) == RELKIND_PARTITIONED_TABLE ?
+					 "" : "ONLY ",
+					 quote_qualified_identifier(get_namespace_name(get_rel_namespace(rule->relid)),
+												get_rel_name(rule->relid)));
 }
 
 char *
@@ -95,25 +113,13 @@ mlc_load_query(MlcRule *rule)
 		return pstrdup(rule->loader);
 
 	initStringInfo(&query);
-	if (rule->ncolumns == 0)
-		appendStringInfoString(&query, "SELECT pg_catalog.row_to_json(r.*)");
-	else
-	{
-		appendStringInfoString(&query,
-							   "SELECT (SELECT pg_catalog.row_to_json(t.*) FROM (SELECT ");
-		for (int i = 0; i < rule->ncolumns; i++)
-			appendStringInfo(&query, "%sr.%s", i > 0 ? ", " : "",
-							 quote_identifier(rule->columns[i]));
-		appendStringInfoString(&query, ") t)");
-	}
+	appendStringInfoString(&query, "SELECT ");
+	mlc_load_payload(rule, &query);
 	for (int i = 0; i < rule->template->ncolumns; i++)
 		appendStringInfo(&query, ", r.%s",
 						 quote_identifier(rule->template->columns[i]));
-	appendStringInfo(&query, " FROM %s%s r",
-					 get_rel_relkind(rule->relid) == RELKIND_PARTITIONED_TABLE ?
-					 "" : "ONLY ",
-					 quote_qualified_identifier(get_namespace_name(get_rel_namespace(rule->relid)),
-												get_rel_name(rule->relid)));
+	appendStringInfoString(&query, " FROM ");
+	mlc_load_table(rule, &query);
 	for (int i = 0; i < rule->template->ncolumns; i++)
 		appendStringInfo(&query, " %s r.%s OPERATOR(pg_catalog.=) $%d",
 						 i > 0 ? "AND" : "WHERE",
@@ -156,11 +162,11 @@ mlc_load_check(MlcRule *rule)
 {
 	Relation	relation = table_open(rule->relid, AccessShareLock);
 	MlcBinding	binding;
-	Disguise	disguise;
+	MlcDisguise disguise;
 	SPIPlanPtr	plan;
 
 	bind(rule, relation, &binding);
-	put_on(&disguise, relation);
+	mlc_load_put_on(&disguise, relation);
 	SPI_connect();
 	plan = prepare(rule, &binding, relation);
 	if (SPI_is_cursor_plan(plan) == false)
@@ -168,7 +174,7 @@ mlc_load_check(MlcRule *rule)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the loader of a cache rule must be a query that returns rows")));
 	SPI_finish();
-	take_off(&disguise);
+	mlc_load_take_off(&disguise);
 	table_close(relation, NoLock);
 }
 
@@ -207,9 +213,8 @@ init(void)
 	CacheRegisterSyscacheCallback(NAMESPACEOID, schema_changed, (Datum) 0);
 }
 
-/* Has every value of the type one text, so that "=" means the same letters? */
-static bool
-is_exact(Oid type, Oid collation)
+bool
+mlc_load_is_exact(Oid type, Oid collation)
 {
 	switch (type)
 	{
@@ -271,7 +276,7 @@ fill_loader(Loader *loader, MlcRule *rule, Relation relation)
 			loader->types[i] = att->atttypid;
 			loader->typmods[i] = att->atttypmod;
 			loader->exact = loader->exact &&
-				is_exact(att->atttypid, att->attcollation);
+				mlc_load_is_exact(att->atttypid, att->attcollation);
 			getTypeInputInfo(att->atttypid, &function, &loader->ioparams[i]);
 			fmgr_info_cxt(function, &loader->input[i], loader->context);
 			getTypeOutputInfo(att->atttypid, &function, &varlena);
@@ -388,7 +393,7 @@ load(MlcRule *rule, const char *key, uint32 keylen, bool anyway,
 {
 	MemoryContext caller = CurrentMemoryContext;
 	Relation	relation;
-	Disguise	disguise;
+	MlcDisguise disguise;
 	Loader	   *loader;
 	char	   *texts[MLC_KEY_MAX_COLUMNS];
 	Datum		values[MLC_KEY_MAX_COLUMNS];
@@ -402,7 +407,7 @@ load(MlcRule *rule, const char *key, uint32 keylen, bool anyway,
 	if (loaders == NULL)
 		init();
 	relation = table_open(rule->relid, AccessShareLock);
-	put_on(&disguise, relation);
+	mlc_load_put_on(&disguise, relation);
 	SPI_connect();
 	loader = find_loader(rule, relation);
 	for (int i = 0; i < rule->template->ncolumns; i++)
@@ -422,7 +427,7 @@ load(MlcRule *rule, const char *key, uint32 keylen, bool anyway,
 		*own = (canonical && row_says) || MLC_FAULT_SKIP("load-canonical");
 	}
 	SPI_finish();
-	take_off(&disguise);
+	mlc_load_take_off(&disguise);
 	table_close(relation, NoLock);
 	return result;
 }
@@ -449,7 +454,7 @@ bool
 mlc_load_render(MlcRule *rule, char **texts, StringInfo key, bool *isnull)
 {
 	Relation	relation;
-	Disguise	disguise;
+	MlcDisguise disguise;
 	Loader	   *loader;
 	MemoryContext caller = CurrentMemoryContext;
 	MlcRender	rendered;
@@ -462,7 +467,7 @@ mlc_load_render(MlcRule *rule, char **texts, StringInfo key, bool *isnull)
 	if (loaders == NULL)
 		init();
 	relation = table_open(rule->relid, AccessShareLock);
-	put_on(&disguise, relation);
+	mlc_load_put_on(&disguise, relation);
 	SPI_connect();
 	loader = find_loader(rule, relation);
 	for (int i = 0; i < rule->template->ncolumns; i++)
@@ -476,7 +481,7 @@ mlc_load_render(MlcRule *rule, char **texts, StringInfo key, bool *isnull)
 														  value));
 	}
 	SPI_finish();
-	take_off(&disguise);
+	mlc_load_take_off(&disguise);
 	table_close(relation, NoLock);
 	rendered = mlc_key_render(rule->template, (const char *const *) texts, key);
 	*isnull = rendered == MLC_RENDER_NULL;

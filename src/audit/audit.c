@@ -1,0 +1,351 @@
+/*-------------------------------------------------------------------------
+ *
+ * audit/audit.c
+ *	  Compares what is cached with the rows.
+ *
+ * The walk is over what is cached, not over the table: SCAN finds guards and
+ * entries of the rule, page by page; the rows of a page are looked up in a
+ * snapshot of its own, while Redis works on the next page.  So everything that
+ * is cached is met, with a row or without, and a table of which little is
+ * cached costs little.  Every entry of ours has a guard, so entries are
+ * compared when their guards are met; of those met by their own name it is
+ * only asked whether a guard is there.
+ *
+ * Rules that keep every row cached are walked by rows, too.
+ *
+ * A difference makes a suspect, no more: see recheck.c.
+ *
+ * Locks: ACCESS SHARE on the table, like any query.  Must not: write, neither
+ * to PostgreSQL nor to Redis.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "audit/audit.h"
+#include "audit/recheck.h"
+#include "audit/remote.h"
+#include "audit/rows.h"
+#include "base/wal.h"
+#include "common/hashfn.h"
+#include "miscadmin.h"
+#include "read/link.h"
+#include "shm/progress.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#define SUSPECTS_MAX 256		/* settled together */
+#define ROWS_A_BATCH 500
+
+typedef struct Walk
+{
+	MlcAudit   *audit;
+	MlcRule    *rule;
+	MlcRows    *rows;
+	MlcRemote	remote;
+	MlcSuspects *suspects;
+	char	   *pattern;
+	uint64		limit;			/* hashes up to it belong to the sample */
+	int64		looked_at;		/* names, as far as progress is concerned */
+	int64		total;
+} Walk;
+
+/* A page of the scan, whose copies are compared while the next one is read. */
+typedef struct Page
+{
+	MemoryContext context;
+	int			nguards;		/* keys met by their guards' names */
+	MlcCopy    *guards;
+	int			nentries;		/* keys met by their own */
+	MlcCopy    *entries;
+} Page;
+
+/* What matches the rule's keys and the names of their guards. */
+static char *
+make_pattern(MlcRule *rule)
+{
+	StringInfoData pattern;
+
+	initStringInfo(&pattern);
+	appendStringInfoChar(&pattern, '*');
+	mlc_key_glob(rule->template, &pattern);
+	appendStringInfoChar(&pattern, '*');
+	return pattern.data;
+}
+
+static bool
+is_in_sample(Walk *walk, const MlcCopy *copy)
+{
+	return walk->audit->sample >= 1.0 ||
+		hash_bytes_extended((const unsigned char *) copy->key, copy->keylen,
+							0) < walk->limit;
+}
+
+static void
+parse_guards(MlcCopy *copies, int n)
+{
+	MlcVersion	future;
+
+	/* read after the guards: none of them can know of anything later */
+	future.tli = GetWALInsertionTimeLine();
+	future.lsn = GetXLogInsertRecPtr();
+	for (int i = 0; i < n; i++)
+		mlc_copy_parse_guard(&copies[i], future);
+}
+
+/* Compares copies that have been read with their rows. */
+static void
+compare(Walk *walk, MlcCopy *copies, int n)
+{
+	MlcAudit   *audit = walk->audit;
+	XLogRecPtr	position;
+
+	if (n == 0)
+		return;
+	PushActiveSnapshot(GetLatestSnapshot());
+	mlc_rows_load(walk->rows, copies, n);
+	position = mlc_wal_insert_end();
+	PopActiveSnapshot();
+
+	for (int i = 0; i < n; i++)
+	{
+		MlcCopy    *copy = &copies[i];
+		MlcVerdict	verdict = mlc_copy_judge(copy,
+											 mlc_rows_are_comparable(walk->rows));
+
+		if (verdict != MLC_VERDICT_NOTHING)
+			audit->compared++;
+		if (verdict == MLC_VERDICT_FRESH)
+			audit->counts[MLC_VERDICT_FRESH]++;
+		else if (verdict != MLC_VERDICT_NOTHING)
+			mlc_recheck_add(walk->suspects, copy, verdict, position);
+		else if (copy->entry == NULL && (copy->kind == MLC_GUARD_NONE ||
+										 copy->kind == MLC_GUARD_ENTRY))
+			/* evicted, or something else than a string */
+			mlc_recheck_add(walk->suspects, copy, MLC_VERDICT_CORRUPT, position);
+	}
+	walk->remote.compared = audit->compared;
+}
+
+static void
+settle(Walk *walk, bool all)
+{
+	if (all || mlc_recheck_count(walk->suspects) >= SUSPECTS_MAX)
+		mlc_recheck_settle(walk->suspects);
+}
+
+/* ---- by what is cached ---- */
+
+static void
+sort_names(Walk *walk, Page *page, const MlcRemotePage *names)
+{
+	page->nguards = page->nentries = 0;
+	page->guards = palloc(sizeof(MlcCopy) * Max(names->n, 1));
+	page->entries = palloc(sizeof(MlcCopy) * Max(names->n, 1));
+	for (size_t i = 0; i < names->n; i++)
+	{
+		MlcCopy		copy;
+		bool		is_guard;
+
+		if (!mlc_copy_name(&copy, walk->rule, names->names[i]->str,
+						   names->names[i]->len, &is_guard) ||
+			!is_in_sample(walk, &copy))
+			continue;
+		if (is_guard)
+			page->guards[page->nguards++] = copy;
+		else
+			page->entries[page->nentries++] = copy;
+	}
+}
+
+/* Of the keys met by their own names those whose guard is not there. */
+static void
+find_unguarded(Walk *walk, Page *page, int64 nguards)
+{
+	int			n = 0;
+
+	if (nguards >= page->nentries)
+	{
+		page->nentries = 0;
+		return;
+	}
+	mlc_remote_ask_copies(&walk->remote, page->entries, page->nentries);
+	mlc_remote_copies(&walk->remote, page->entries, page->nentries);
+	for (int i = 0; i < page->nentries; i++)
+		if (page->entries[i].guard == NULL)
+			page->entries[n++] = page->entries[i];
+	page->nentries = n;
+	parse_guards(page->entries, n);
+}
+
+static void
+finish_page(Walk *walk, Page *page)
+{
+	MemoryContext old = MemoryContextSwitchTo(page->context);
+
+	compare(walk, page->guards, page->nguards);
+	compare(walk, page->entries, page->nentries);
+	page->nguards = page->nentries = 0;
+	MemoryContextSwitchTo(old);
+}
+
+static void
+advance(Walk *walk)
+{
+	int64		step = Min(MLC_REMOTE_PAGE, walk->total - walk->looked_at);
+
+	if (step > 0)
+		mlc_progress_add(step);
+	walk->looked_at += step;
+}
+
+static void
+walk_cached(Walk *walk)
+{
+	Page		pages[2];
+	Page	   *page = &pages[0];
+	Page	   *last = &pages[1];
+	MemoryContext old = CurrentMemoryContext;
+	MlcRemotePage names;
+	bool		more;
+
+	/* a loader may read through mlcache itself, over the same connection */
+	bool		overlap = walk->rule->loader == NULL;
+
+	memset(pages, 0, sizeof(pages));
+	for (int i = 0; i < 2; i++)
+		pages[i].context = AllocSetContextCreate(CurrentMemoryContext,
+												 "mlcache audit page",
+												 ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(page->context);
+	mlc_remote_ask_page(&walk->remote, "0", walk->pattern);
+	mlc_remote_page(&walk->remote, &names);
+	do
+	{
+		int64		nguards;
+		Page	   *swap;
+
+		CHECK_FOR_INTERRUPTS();
+		more = strcmp(names.cursor, "0") != 0;
+		sort_names(walk, page, &names);
+		mlc_remote_ask_copies(&walk->remote, page->guards, page->nguards);
+		mlc_remote_ask_guards(&walk->remote, page->entries, page->nentries);
+		if (more)
+			mlc_remote_ask_page(&walk->remote, names.cursor, walk->pattern);
+		mlc_remote_flush(&walk->remote);
+
+		/* Redis works on this page while we compare the last one */
+		if (overlap)
+			finish_page(walk, last);
+		MemoryContextReset(last->context);
+
+		mlc_remote_copies(&walk->remote, page->guards, page->nguards);
+		parse_guards(page->guards, page->nguards);
+		nguards = mlc_remote_guards(&walk->remote, page->nentries);
+		if (more)
+		{
+			MemoryContextSwitchTo(last->context);
+			mlc_remote_page(&walk->remote, &names);
+			MemoryContextSwitchTo(page->context);
+		}
+		find_unguarded(walk, page, nguards);
+		if (!overlap)
+			finish_page(walk, page);
+		settle(walk, false);
+		advance(walk);
+
+		swap = last;
+		last = page;
+		page = swap;
+		MemoryContextSwitchTo(page->context);
+	} while (more);
+	finish_page(walk, last);
+	settle(walk, true);
+	MemoryContextSwitchTo(old);
+	for (int i = 0; i < 2; i++)
+		MemoryContextDelete(pages[i].context);
+}
+
+/* ---- by rows ---- */
+
+/* Looks for rows that should be cached and are not. */
+static void
+walk_rows(Walk *walk)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "mlcache audit walk",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	bool		more = true;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	while (more)
+	{
+		MlcCopy    *copies;
+		bool	   *exist;
+		int			n;
+		XLogRecPtr	position;
+
+		CHECK_FOR_INTERRUPTS();
+		MemoryContextReset(context);
+		copies = palloc0(sizeof(MlcCopy) * ROWS_A_BATCH);
+		exist = palloc(sizeof(bool) * ROWS_A_BATCH);
+		n = mlc_rows_next(walk->rows, copies, ROWS_A_BATCH, &more);
+		position = mlc_wal_insert_end();
+		mlc_remote_exist(&walk->remote, copies, n, exist);
+		for (int i = 0; i < n; i++)
+		{
+			copies[i].kept = true;
+			if (!exist[i] && is_in_sample(walk, &copies[i]))
+				mlc_recheck_add(walk->suspects, &copies[i], MLC_VERDICT_MISSING,
+								position);
+		}
+		settle(walk, !more);
+	}
+	PopActiveSnapshot();
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+}
+
+/* ---- one rule ---- */
+
+static void
+audit_server(MlcAudit *audit, MlcRule *rule, MlcLink *link)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "mlcache audit",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	Walk		walk;
+
+	memset(&walk, 0, sizeof(walk));
+	walk.audit = audit;
+	walk.rule = rule;
+	walk.pattern = make_pattern(rule);
+	walk.limit = audit->sample >= 1.0 ? PG_UINT64_MAX :
+		(uint64) (audit->sample * (double) PG_UINT64_MAX);
+	mlc_remote_open(&walk.remote, link);
+	walk.remote.compared = audit->compared;
+	walk.total = mlc_remote_size(&walk.remote);
+	mlc_progress_begin("audit", rule->relid, walk.total);
+	walk.rows = mlc_rows_open(rule);
+	MemoryContextSwitchTo(context);
+	walk.suspects = mlc_recheck_begin(audit, rule, walk.rows, &walk.remote);
+	walk_cached(&walk);
+	if (rule->action == MLC_OP_REPLICATE && rule->ttl == 0)
+		walk_rows(&walk);
+	mlc_progress_end();
+	mlc_rows_close(walk.rows);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+}
+
+void
+mlc_audit_rule(MlcAudit *audit, MlcRule *rule)
+{
+	ListCell   *lc;
+
+	foreach(lc, mlc_link_all(rule->nservers, rule->servers))
+		audit_server(audit, rule, lfirst(lc));
+}

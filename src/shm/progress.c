@@ -1,0 +1,167 @@
+/*-------------------------------------------------------------------------
+ *
+ * shm/progress.c
+ *	  What long-running calls have done so far, for the view stat_progress.
+ *
+ * One slot a process, written by its owner only.  A call that fails leaves its
+ * slot by the callback of the transaction's end, so nobody has to catch.
+ *
+ * Locks: none; a reader may see a slot between two of its fields, which costs
+ * a wrong number for a moment.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "port/atomics.h"
+#include "shm/progress.h"
+#include "storage/ipc.h"
+#include "storage/proc.h"
+#include "storage/shmem.h"
+#include "utils/timestamp.h"
+
+#define ACTIVITY_LEN 16
+
+typedef struct Slot
+{
+	pg_atomic_uint32 pid;		/* 0: free; set last, cleared first */
+	Oid			dbid;
+	Oid			relid;
+	char		activity[ACTIVITY_LEN];
+	TimestampTz began;
+	pg_atomic_uint64 done;
+	pg_atomic_uint64 total;
+} Slot;
+
+static Slot *slots = NULL;
+static Slot *mine = NULL;		/* while it is in use */
+
+static shmem_request_hook_type prev_shmem_request_hook = NULL;
+static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
+
+static Size
+slots_size(void)
+{
+	return mul_size(MaxBackends, sizeof(Slot));
+}
+
+static void
+request(void)
+{
+	if (prev_shmem_request_hook)
+		prev_shmem_request_hook();
+	RequestAddinShmemSpace(slots_size());
+}
+
+static void
+startup(void)
+{
+	bool		found;
+
+	if (prev_shmem_startup_hook)
+		prev_shmem_startup_hook();
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	slots = ShmemInitStruct("mlcache progress", slots_size(), &found);
+	if (!found)
+	{
+		memset(slots, 0, slots_size());
+		for (int i = 0; i < MaxBackends; i++)
+		{
+			pg_atomic_init_u32(&slots[i].pid, 0);
+			pg_atomic_init_u64(&slots[i].done, 0);
+			pg_atomic_init_u64(&slots[i].total, 0);
+		}
+	}
+	LWLockRelease(AddinShmemInitLock);
+}
+
+void
+mlc_progress_init(void)
+{
+	prev_shmem_request_hook = shmem_request_hook;
+	shmem_request_hook = request;
+	prev_shmem_startup_hook = shmem_startup_hook;
+	shmem_startup_hook = startup;
+}
+
+void
+mlc_progress_end(void)
+{
+	if (mine)
+		pg_atomic_write_u32(&mine->pid, 0);
+	mine = NULL;
+}
+
+static void
+at_transaction_end(XactEvent event, void *arg)
+{
+	mlc_progress_end();
+}
+
+void
+mlc_progress_begin(const char *activity, Oid relid, int64 total)
+{
+	static bool registered = false;
+
+	if (slots == NULL)
+		return;
+	if (!registered)
+		RegisterXactCallback(at_transaction_end, NULL);
+	registered = true;
+
+	mlc_progress_end();
+	Assert(MyProc->pgprocno < MaxBackends);
+	mine = &slots[MyProc->pgprocno];
+	mine->dbid = MyDatabaseId;
+	mine->relid = relid;
+	strlcpy(mine->activity, activity, ACTIVITY_LEN);
+	mine->began = GetCurrentTimestamp();
+	pg_atomic_write_u64(&mine->done, 0);
+	pg_atomic_write_u64(&mine->total, total);
+	pg_write_barrier();
+	pg_atomic_write_u32(&mine->pid, MyProcPid);
+}
+
+void
+mlc_progress_add(int64 done)
+{
+	if (mine)
+		pg_atomic_write_u64(&mine->done, pg_atomic_read_u64(&mine->done) + done);
+}
+
+void
+mlc_progress_total(int64 total)
+{
+	if (mine)
+		pg_atomic_write_u64(&mine->total, total);
+}
+
+int
+mlc_progress_list(MlcProgressRow **rows)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	int			n = 0;
+
+	*rows = palloc(sizeof(MlcProgressRow) * MaxBackends);
+	for (int i = 0; slots && i < MaxBackends; i++)
+	{
+		Slot	   *slot = &slots[i];
+		MlcProgressRow *row = &(*rows)[n];
+		char		activity[ACTIVITY_LEN];
+
+		row->pid = pg_atomic_read_u32(&slot->pid);
+		if (row->pid == 0 || slot->dbid != MyDatabaseId)
+			continue;
+		pg_read_barrier();
+		strlcpy(activity, slot->activity, ACTIVITY_LEN);
+		row->activity = pstrdup(activity);
+		row->relid = slot->relid;
+		row->done = pg_atomic_read_u64(&slot->done);
+		row->total = pg_atomic_read_u64(&slot->total);
+		row->rate = row->done * 1e6 / Max(1, now - slot->began);
+		n++;
+	}
+	return n;
+}
