@@ -151,8 +151,11 @@ SELECT mlcache.attach('a_temp', key => 'x:{id}');
 SELECT mlcache.attach('a_foreign', key => 'x:{id}');
 SELECT mlcache.attach('a_sequence', key => 'x:{last_value}');
 \echo :SQLSTATE
+-- PostgreSQL's own words for these depend on its version
+\set VERBOSITY sqlstate
 SELECT mlcache.attach('a_type', key => 'x:{id}');
 SELECT mlcache.attach('product_pkey', key => 'x:{id}');
+\set VERBOSITY default
 SELECT mlcache.attach('pg_class', key => 'x:{oid}');
 SELECT mlcache.attach('mlcache.rule', key => 'x:{id}');
 

@@ -17,6 +17,8 @@ BEGIN
 EXCEPTION WHEN others THEN
 	GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT,
 		detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	-- whom Redis means depends on its version
+	detail := regexp_replace(detail, 'NOPERM (this user|User \w+)', 'NOPERM ...');
 	RETURN regexp_replace(concat_ws(E'\n', state, message, detail, nullif(hint, '')),
 						  ' at /[^ :]*', ' at /.../socket', 'g');
 END

@@ -20,8 +20,16 @@
 #include "catalog/pg_foreign_server.h"
 #include "common/jsonapi.h"
 #include "mb/pg_wchar.h"
+#include "storage/latch.h"
 #include "storage/lock.h"
+#include "storage/proc.h"
 #include "utils/acl.h"
+#include "utils/memutils.h"
+
+/* PostgreSQL 16 took this out of postgres.h. */
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
 
 /* PostgreSQL 16 has one function for the owners of all kinds of objects. */
 static inline bool
@@ -77,5 +85,74 @@ mlc_json_is_valid(const char *text, size_t len)
 #endif
 	return valid;
 }
+
+/*
+ * Up to PostgreSQL 16 a decoded change holds tuples with a buffer of their
+ * own.  A macro, so that this file needs no replication/reorderbuffer.h.
+ */
+#if PG_VERSION_NUM >= 170000
+#define MLC_CHANGE_TUPLE(tuple) (tuple)
+#else
+#define MLC_CHANGE_TUPLE(buf) ((buf) ? &(buf)->tuple : NULL)
+#endif
+
+/* PostgreSQL 17 can flush a message that is not transactional, too. */
+#if PG_VERSION_NUM >= 170000
+#define MLC_LOG_MESSAGE(prefix, message, size, transactional) \
+	LogLogicalMessage(prefix, message, size, transactional, false)
+#else
+#define MLC_LOG_MESSAGE(prefix, message, size, transactional) \
+	LogLogicalMessage(prefix, message, size, transactional)
+#endif
+
+/*
+ * A wait event set that lives until it is freed.  PostgreSQL 17 would have it
+ * belong to a resource owner, or to none, instead of a memory context.
+ */
+static inline WaitEventSet *
+mlc_create_wait_event_set(int nevents)
+{
+#if PG_VERSION_NUM >= 170000
+	return CreateWaitEventSet(NULL, nevents);
+#else
+	return CreateWaitEventSet(TopMemoryContext, nevents);
+#endif
+}
+
+/* PostgreSQL 17 took the number out of PGPROC. */
+static inline int
+mlc_my_proc_number(void)
+{
+#if PG_VERSION_NUM >= 170000
+	return MyProcNumber;
+#else
+	return MyProc->pgprocno;
+#endif
+}
+
+/* PostgreSQL 17 has failover slots, and slots that are synchronized. */
+#if PG_VERSION_NUM >= 170000
+#define MLC_SLOT_CREATE(name, db_specific, persistency, two_phase, failover) \
+	ReplicationSlotCreate(name, db_specific, persistency, two_phase, failover, \
+						  false)
+#else
+#define MLC_SLOT_CREATE(name, db_specific, persistency, two_phase, failover) \
+	ReplicationSlotCreate(name, db_specific, persistency, two_phase)
+#endif
+
+/* PostgreSQL 18 can refuse a slot that has been invalidated. */
+#if PG_VERSION_NUM >= 180000
+#define MLC_SLOT_ACQUIRE(name, nowait) ReplicationSlotAcquire(name, nowait, false)
+#else
+#define MLC_SLOT_ACQUIRE(name, nowait) ReplicationSlotAcquire(name, nowait)
+#endif
+
+/* PostgreSQL 16 tells why a slot has been invalidated instead of where. */
+#if PG_VERSION_NUM >= 160000
+#define MLC_SLOT_IS_INVALIDATED(slot) ((slot)->data.invalidated != RS_INVAL_NONE)
+#else
+#define MLC_SLOT_IS_INVALIDATED(slot) \
+	((slot)->data.invalidated_at != InvalidXLogRecPtr)
+#endif
 
 #endif							/* MLC_BASE_COMPAT_H */

@@ -23,6 +23,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "access/xlogrecovery.h"
+#include "base/compat.h"
 #include "base/fault.h"
 #include "capture/decode.h"
 #include "funcapi.h"
@@ -297,10 +298,8 @@ apply_binding(LogicalDecodingContext *ctx, MlcBinding *binding,
 	DecodeData *data = ctx->output_plugin_private;
 	TupleDesc	desc = RelationGetDescr(relation);
 	MlcRule    *rule = binding->rule;
-	HeapTuple	newtuple = change->data.tp.newtuple ?
-	&change->data.tp.newtuple->tuple : NULL;
-	HeapTuple	oldtuple = change->data.tp.oldtuple ?
-	&change->data.tp.oldtuple->tuple : NULL;
+	HeapTuple	newtuple = MLC_CHANGE_TUPLE(change->data.tp.newtuple);
+	HeapTuple	oldtuple = MLC_CHANGE_TUPLE(change->data.tp.oldtuple);
 	bool		have_new = false;
 
 	if (binding->broken)
@@ -374,15 +373,17 @@ rule_changed(LogicalDecodingContext *ctx, Relation relation,
 			 ReorderBufferChange *change)
 {
 	TupleDesc	desc = RelationGetDescr(relation);
+	HeapTuple	newtuple = MLC_CHANGE_TUPLE(change->data.tp.newtuple);
+	HeapTuple	oldtuple = MLC_CHANGE_TUPLE(change->data.tp.oldtuple);
 
 	if (MLC_FAULT_SKIP("decode-rule"))
 		return;
-	if (change->data.tp.oldtuple)
-		emit(ctx, mlc_rule_from_tuple(&change->data.tp.oldtuple->tuple, desc),
-			 MLC_OP_TRUNCATE, NULL, NULL);
-	if (change->data.tp.newtuple)
-		emit(ctx, mlc_rule_from_tuple(&change->data.tp.newtuple->tuple, desc),
-			 MLC_OP_TRUNCATE, NULL, NULL);
+	if (oldtuple)
+		emit(ctx, mlc_rule_from_tuple(oldtuple, desc), MLC_OP_TRUNCATE, NULL,
+			 NULL);
+	if (newtuple)
+		emit(ctx, mlc_rule_from_tuple(newtuple, desc), MLC_OP_TRUNCATE, NULL,
+			 NULL);
 }
 
 static void

@@ -22,6 +22,7 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "base/compat.h"
 #include "base/fault.h"
 #include "base/guc.h"
 #include "capture/strong.h"
@@ -319,8 +320,7 @@ is_superseded(DirtySet *set, int i)
 static void
 flush_message(StringInfo message)
 {
-	(void) LogLogicalMessage(MLC_MESSAGE_PREFIX, message->data, message->len,
-							 true);
+	(void) MLC_LOG_MESSAGE(MLC_MESSAGE_PREFIX, message->data, message->len, true);
 	resetStringInfo(message);
 	mlc_event_message_begin(message);
 }

@@ -42,7 +42,7 @@ mlc_remote_namespace(void)
 }
 
 static void
-unreachable(MlcLink *link)
+give_up(MlcLink *link)
 {
 	const char *error = mlc_conn_error(link->conn);
 
@@ -56,7 +56,7 @@ unreachable(MlcLink *link)
 
 /* NULL: no answer. */
 static MlcReply *
-call_once(MlcLink *link, MlcCommand *cmd)
+ask_once(MlcLink *link, MlcCommand *cmd)
 {
 	MlcReply   *reply;
 
@@ -75,13 +75,13 @@ call_once(MlcLink *link, MlcCommand *cmd)
 static MlcReply *
 call_or_load(MlcLink *link, MlcCommand *cmd, char **error)
 {
-	MlcReply   *reply = call_once(link, cmd);
+	MlcReply   *reply = ask_once(link, cmd);
 
 	*error = NULL;
 	if (reply && reply->type == MLC_REPLY_ERROR &&
 		strncmp(reply->str, MISSING_FUNCTION, strlen(MISSING_FUNCTION)) == 0 &&
 		mlc_script_ensure(link->conn, error))
-		reply = call_once(link, cmd);
+		reply = ask_once(link, cmd);
 	return reply;
 }
 
@@ -93,7 +93,7 @@ call(MlcLink *link, MlcCommand *cmd)
 	MlcReply   *reply = call_or_load(link, cmd, &error);
 
 	if (reply == NULL)
-		unreachable(link);
+		give_up(link);
 	if (reply->type == MLC_REPLY_ERROR)
 		ereport(ERROR,
 				(errcode(ERRCODE_SYSTEM_ERROR),

@@ -28,6 +28,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "access/xlogrecovery.h"
+#include "base/compat.h"
 #include "base/fault.h"
 #include "base/guc.h"
 #include "base/wal.h"

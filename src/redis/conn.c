@@ -40,6 +40,7 @@
 #include <fcntl.h>
 #include <sys/socket.h>
 
+#include "base/compat.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "portability/instr_time.h"
@@ -159,22 +160,13 @@ elapsed_ms(instr_time start)
 	return (int) INSTR_TIME_GET_MILLISEC(now);
 }
 
-/*
- * From PostgreSQL 17 on the first argument is a resource owner, where NULL
- * stands for none.
- */
-#define MLC_WAIT_SET_OWNER(context) \
-	_Generic(&CreateWaitEventSet, \
-			 WaitEventSet *(*) (MemoryContext, int): (void *) (context), \
-			 default: NULL)
-
 /* Makes the wait event set say what we wait for.  May throw. */
 static void
 prepare_waits(MlcConn *conn, uint32 events)
 {
 	if (conn->waits == NULL)
 	{
-		conn->waits = CreateWaitEventSet(MLC_WAIT_SET_OWNER(conn->context), 3);
+		conn->waits = mlc_create_wait_event_set(3);
 		conn->waits_latch = MyLatch;
 		AddWaitEventToSet(conn->waits, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch,
 						  NULL);

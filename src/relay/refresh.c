@@ -159,18 +159,26 @@ fill(MlcTarget *target, Wish *wish, const char *token, MlcRule *rule,
 		mlc_target_fail(target, mlc_conn_error(target->conn));
 }
 
-/* Loads with a new snapshot; hi is the insert position read after it. */
+/*
+ * Loads with a new snapshot; hi is the insert position read after it.  WAL is
+ * flushed up to there: a commit that nobody has flushed may yet be lost in a
+ * crash.
+ */
 static MlcLoad
 load(MlcRule *rule, Wish *wish, char **payload, uint32 *payloadlen,
-	 MlcVersion *hi)
+	 char *hi)
 {
+	MlcVersion	version;
 	MlcLoad		found;
 
 	PushActiveSnapshot(GetLatestSnapshot());
-	hi->lsn = mlc_wal_insert_end();
-	hi->tli = mlc_decode_timeline(hi->lsn);
+	version.lsn = mlc_wal_insert_end();
+	version.tli = mlc_decode_timeline(version.lsn);
+	mlc_version_print(version, hi);
 	found = mlc_load_key(rule, wish->key, wish->keylen, payload, payloadlen);
 	PopActiveSnapshot();
+	if (found != MLC_LOAD_FOREIGN)
+		XLogFlush(version.lsn);
 	return found;
 }
 
@@ -198,8 +206,7 @@ reload(MlcTarget *target, Wish *wish)
 	char	   *applied;
 	char	   *payload = NULL;
 	uint32		payloadlen = 0;
-	MlcVersion	hi;
-	char		hitext[MLC_VERSION_LEN + 1];
+	char		hi[MLC_VERSION_LEN + 1];
 	MlcLoad		found = MLC_LOAD_FOREIGN;
 	MlcRule    *rule;
 	MlcRule		copy;
@@ -217,7 +224,7 @@ reload(MlcTarget *target, Wish *wish)
 		{
 			copy = *rule;
 			enable_timeout_after(STATEMENT_TIMEOUT, mlc_refresh_timeout);
-			found = load(rule, wish, &payload, &payloadlen, &hi);
+			found = load(rule, wish, &payload, &payloadlen, hi);
 			disable_timeout(STATEMENT_TIMEOUT, false);
 		}
 		CommitTransactionCommand();
@@ -247,11 +254,7 @@ reload(MlcTarget *target, Wish *wish)
 	if (found == MLC_LOAD_FOREIGN)
 		return;
 
-	/* a commit that nobody has flushed may yet be lost in a crash */
-	XLogFlush(hi.lsn);
-	mlc_version_print(hi, hitext);
-	fill(target, wish, token, &copy, found, payload, payloadlen, applied,
-		 hitext);
+	fill(target, wish, token, &copy, found, payload, payloadlen, applied, hi);
 }
 
 /* Takes wishes out of the queue: a scan must not outlive a transaction. */

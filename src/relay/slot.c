@@ -18,6 +18,7 @@
 #include "access/xlog.h"
 #include "access/xlogrecovery.h"
 #include "access/xlogutils.h"
+#include "base/compat.h"
 #include "base/fault.h"
 #include "base/guc.h"
 #include "miscadmin.h"
@@ -115,7 +116,7 @@ create(const char *name)
 {
 	LogicalDecodingContext *ctx;
 
-	ReplicationSlotCreate(name, true, RS_EPHEMERAL, false);
+	MLC_SLOT_CREATE(name, true, RS_EPHEMERAL, false, false);
 	ctx = CreateInitDecodingContext("mlcache", NIL, false, InvalidXLogRecPtr,
 									XL_ROUTINE(.page_read = read_page_wait,
 											   .segment_open = wal_segment_open,
@@ -158,9 +159,9 @@ mlc_slot_acquire(void)
 
 	if (SearchNamedReplicationSlot(name, true) != NULL)
 	{
-		ReplicationSlotAcquire(name, false);
+		MLC_SLOT_ACQUIRE(name, false);
 		if (!XLogRecPtrIsInvalid(MyReplicationSlot->data.restart_lsn) &&
-			XLogRecPtrIsInvalid(MyReplicationSlot->data.invalidated_at))
+			!MLC_SLOT_IS_INVALIDATED(MyReplicationSlot))
 			return false;
 		ereport(WARNING,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

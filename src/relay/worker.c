@@ -21,6 +21,7 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "base/compat.h"
 #include "base/guc.h"
 #include "base/wal.h"
 #include "miscadmin.h"
@@ -129,7 +130,7 @@ wait_event_set(void)
 	if (set)
 		FreeWaitEventSet(set);
 	made_for = mlc_target_connections;
-	set = CreateWaitEventSet(TopMemoryContext, MLC_MAX_TARGETS + 2);
+	set = mlc_create_wait_event_set(MLC_MAX_TARGETS + 2);
 	AddWaitEventToSet(set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
 	AddWaitEventToSet(set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
 	for (int i = 0; i < mlc_relay->ntargets; i++)

@@ -13,6 +13,7 @@
  */
 #include "postgres.h"
 
+#include "base/compat.h"
 #include "miscadmin.h"
 #include "port/atomics.h"
 #include "shm/commits.h"
@@ -75,8 +76,8 @@ mlc_commits_init(void)
 static Slot *
 my_slot(void)
 {
-	Assert(slots != NULL && MyProc->pgprocno < MaxBackends);
-	return &slots[MyProc->pgprocno];
+	Assert(slots != NULL && mlc_my_proc_number() < MaxBackends);
+	return &slots[mlc_my_proc_number()];
 }
 
 void

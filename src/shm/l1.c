@@ -43,6 +43,7 @@
 
 #include <time.h>
 
+#include "base/compat.h"
 #include "base/fault.h"
 #include "base/guc.h"
 #include "common/hashfn.h"
@@ -294,8 +295,8 @@ counters_at(int i)
 static inline Counters *
 my_counters(void)
 {
-	Assert(MyProc->pgprocno < l1->ncounters);
-	return counters_at(MyProc->pgprocno);
+	Assert(mlc_my_proc_number() < l1->ncounters);
+	return counters_at(mlc_my_proc_number());
 }
 
 /*

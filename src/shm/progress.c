@@ -14,6 +14,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "base/compat.h"
 #include "miscadmin.h"
 #include "port/atomics.h"
 #include "shm/progress.h"
@@ -112,8 +113,8 @@ mlc_progress_begin(const char *activity, Oid relid, int64 total)
 	registered = true;
 
 	mlc_progress_end();
-	Assert(MyProc->pgprocno < MaxBackends);
-	mine = &slots[MyProc->pgprocno];
+	Assert(mlc_my_proc_number() < MaxBackends);
+	mine = &slots[mlc_my_proc_number()];
 	mine->dbid = MyDatabaseId;
 	mine->relid = relid;
 	strlcpy(mine->activity, activity, ACTIVITY_LEN);

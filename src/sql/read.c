@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "base/compat.h"
 #include "base/interval.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
