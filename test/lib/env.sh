@@ -7,6 +7,8 @@
 #	  MLC_TOP       root of the checkout
 #	  PG_CONFIG     pg_config in use (the caller's, else the newest installed)
 #	  MLC_PG_BINDIR, MLC_PGXS_DIR	its programs; .../lib/pgxs
+#	  MLC_REDIS_SERVER, MLC_REDIS_CLI	Redis, or Valkey where there is no Redis (or the
+#	                caller says so)
 #	  MLC_RUN_AS    whom servers run as: postgres for root, else empty
 # and defines
 #	  mlc_work      makes MLC_WORK, a private directory that servers can write
@@ -17,6 +19,8 @@
 #	  mlc_free_port	prints a loopback port nobody listens on just now
 #	  mlc_wait_for SECONDS CMD	until CMD succeeds; fails when the time is up
 #	  mlc_copy_tree DIR	copies the checkout
+#	  mlc_pg_of SUITE	prints the PostgreSQL that a Debian carries
+#	  mlc_mirror [-security]	prints where apt gets this system's Debian from
 #	  mlc_log, mlc_die
 #
 # A script that sources this file must not set an EXIT trap of its own.
@@ -54,6 +58,9 @@ mlc_find_pg_config()
 # packages are there.
 mlc_find_programs()
 {
+	MLC_REDIS_SERVER=${MLC_REDIS_SERVER:-$(command -v redis-server || command -v valkey-server)}
+	MLC_REDIS_CLI=${MLC_REDIS_CLI:-${MLC_REDIS_SERVER%-server}-cli}
+	export MLC_REDIS_SERVER MLC_REDIS_CLI
 	PG_CONFIG=$(mlc_find_pg_config)
 	[ -n "$PG_CONFIG" ] || return 1
 	MLC_PG_BINDIR=$("$PG_CONFIG" --bindir)
@@ -122,6 +129,27 @@ mlc_work()
 	chmod 755 "$MLC_WORK"
 	[ -z "$MLC_RUN_AS" ] || chown "$MLC_RUN_AS:" "$MLC_WORK"
 	export MLC_WORK
+}
+
+# Each Debian carries one PostgreSQL.
+mlc_pg_of()
+{
+	case $1 in
+		bookworm) echo 15 ;;
+		trixie) echo 17 ;;
+		forky) echo 18 ;;
+		*) return 1 ;;
+	esac
+}
+
+# What apt is configured with; the archive is the same for every suite.
+mlc_mirror()					# "" or "-security"
+{
+	local codename
+
+	codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
+	apt-get indextargets --format '$(REPO_URI)' 'Identifier: Packages' \
+		"Codename: $codename$1" 'Component: main' | grep -m 1 .
 }
 
 mlc_free_port()

@@ -11,10 +11,10 @@
 #	                 postgresql.conf.  Exports PGHOST, PGPORT, PGUSER, PGDATABASE
 #	                 for the server started last
 #	  stop_postgres DIR [fast|immediate|smart]
-#	  start_redis DIR [ARG...]	ARGs go to redis-server.  Exports
+#	  start_redis DIR [ARG...]	ARGs go to MLC_REDIS_SERVER.  Exports
 #	                 MLC_REDIS_SOCKET and MLC_REDIS_URL
 #	  stop_redis DIR [SIGNAL]
-#	  redis DIR ARG...	redis-cli on that server
+#	  redis DIR ARG...	MLC_REDIS_CLI on that server
 #
 # DIR is a plain name ("primary") or a path.  Neither listens on TCP unless
 # asked to: start_postgres x "listen_addresses = '127.0.0.1'" "port = $(mlc_free_port)",
@@ -111,7 +111,7 @@ stop_postgres()
 # server, too; LOADING does not count.
 mlc_redis_answers()
 {
-	case $(redis-cli -s "$1" PING 2>/dev/null) in
+	case $("$MLC_REDIS_CLI" -s "$1" PING 2>/dev/null) in
 		PONG | NOAUTH*) return 0 ;;
 	esac
 	return 1
@@ -130,7 +130,7 @@ start_redis()
 	shift
 	mkdir -p "$dir"
 	[ -z "$MLC_RUN_AS" ] || chown "$MLC_RUN_AS:" "$dir"
-	mlc_exec redis-server --port 0 --unixsocket "$dir/redis.sock" --unixsocketperm 777 \
+	mlc_exec "$MLC_REDIS_SERVER" --port 0 --unixsocket "$dir/redis.sock" --unixsocketperm 777 \
 		--dir "$dir" --daemonize no --save '' --appendonly no "$@" \
 		>>"$dir/log" 2>&1 </dev/null &
 	pid=$!
@@ -170,7 +170,7 @@ redis()
 
 	dir=$(mlc_server_dir "$1") || return 1
 	shift
-	redis-cli -s "$dir/redis.sock" "$@"
+	"$MLC_REDIS_CLI" -s "$dir/redis.sock" "$@"
 }
 
 mlc_stop_servers()

@@ -53,7 +53,7 @@ class Server:
 
     def start(self, must=True):
         with open(os.path.join(self.dir, "log"), "ab") as log:
-            self.process = subprocess.Popen(["redis-server", *self.options], stdout=log,
+            self.process = subprocess.Popen([os.environ.get("MLC_REDIS_SERVER", "redis-server"), *self.options], stdout=log,
                                             stderr=log, stdin=subprocess.DEVNULL, env=self.env)
         self.r = redis.Redis(unix_socket_path=self.socket)
         give_up = time.monotonic() + PATIENCE
