@@ -40,4 +40,10 @@ extern bool mlc_version_parse(const char *text, size_t len, MlcVersion *version)
 /* <0, 0, >0 as a is before, at or after b. */
 extern int	mlc_version_compare(MlcVersion a, MlcVersion b);
 
+static inline MlcVersion
+mlc_version_later(MlcVersion a, MlcVersion b)
+{
+	return mlc_version_compare(a, b) >= 0 ? a : b;
+}
+
 #endif							/* MLC_MODEL_VERSION_H */

@@ -35,6 +35,7 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "read/ask.h"
 #include "read/get.h"
 #include "read/load.h"
 #include "read/match.h"
@@ -47,11 +48,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-/* Redis takes strings up to 512 MB; this leaves room for the rest. */
-#define FILL_MAX ((uint32) 511 * 1024 * 1024)
-#define KEYS_A_CALL 100			/* of mlc_mget */
 #define EXPECT 16				/* keys to prefetch in L1 */
-#define LONGEST_PAUSE 20		/* ms between two questions for a busy key */
 
 static MlcSource last_source = MLC_FROM_NOWHERE;
 static MlcVersion last_lo;
@@ -91,13 +88,6 @@ young_enough(const MlcBound *bound)
 	fresh_at = (TimestampTz) pg_atomic_read_u64(&relay->fresh_at);
 	return fresh_at != 0 &&
 		(GetCurrentTimestamp() - fresh_at) / 1000.0 <= bound->age;
-}
-
-static bool
-new_enough(const MlcBound *bound, MlcVersion version)
-{
-	return bound == NULL || !bound->has_version || bound->met ||
-		mlc_version_compare(version, bound->version) >= 0;
 }
 
 /*
@@ -141,7 +131,7 @@ check_bound(const MlcBound *bound)
 {
 	char		text[MLC_VERSION_LEN + 1];
 
-	if (new_enough(bound, end_of_wal()))
+	if (mlc_ask_new_enough(bound, end_of_wal()))
 		return;
 	mlc_version_print(bound->version, text);
 	if (RecoveryInProgress())
@@ -154,8 +144,6 @@ check_bound(const MlcBound *bound)
 			 errmsg("version %s is yet to come", text),
 			 errhint("Take it from mlcache.last_commit_version().")));
 }
-
-/* ---- asking Redis ---- */
 
 /* Tells our leases from everybody else's: random, and a counter. */
 static const char *
@@ -179,259 +167,6 @@ new_token(void)
 	return psprintf("%s-%llx", prefix, (unsigned long long) ++counter);
 }
 
-/* Does the answer come with how long the copy in L1 may live? */
-static bool
-with_pttl(MlcRead *read)
-{
-	return read->ticket.token != 0 && read->rule->ttl > 0;
-}
-
-/*
- * The next reads that ask this server, from *at on: as many as one call takes.
- * Calls are made up by their states, which must not change in between.
- */
-static int
-next_call(MlcLink *link, MlcRead *reads, int n, int *at, MlcRead **call)
-{
-	int			count = 0;
-
-	for (; *at < n && count < KEYS_A_CALL; (*at)++)
-		if (reads[*at].state == MLC_READ_ASK && reads[*at].link == link)
-			call[count++] = &reads[*at];
-	return count;
-}
-
-/* One key or many: they differ in the shape of the answer. */
-static void
-append_call(MlcLink *link, MlcRead **call, int count, const char *token)
-{
-	MlcCommand	cmd;
-
-	mlc_command_init(&cmd);
-	mlc_command_add(&cmd, "FCALL", 5);
-	mlc_command_add_cstr(&cmd, count == 1 ? "mlc_get" : "mlc_mget");
-	mlc_command_add_int(&cmd, count);
-	for (int i = 0; i < count; i++)
-		mlc_command_add(&cmd, call[i]->key, call[i]->keylen);
-	mlc_command_add_cstr(&cmd, token);
-	mlc_command_add_int(&cmd, mlc_lease_timeout);
-	mlc_command_add_cstr(&cmd, link->ns);
-	mlc_command_append(&cmd, link->conn);
-	for (int i = 0; i < count; i++)
-		if (with_pttl(call[i]))
-		{
-			StringInfoData guard;
-
-			initStringInfo(&guard);
-			mlc_key_guard(call[i]->key, call[i]->keylen, &guard);
-			mlc_command_reset(&cmd);
-			mlc_command_add(&cmd, "PTTL", 4);
-			mlc_command_add(&cmd, guard.data, guard.len);
-			mlc_command_append(&cmd, link->conn);
-		}
-}
-
-static bool
-version_at(MlcReply *reply, size_t i, MlcVersion *version)
-{
-	return i < reply->nelements &&
-		reply->elements[i]->type == MLC_REPLY_STRING &&
-		mlc_version_parse(reply->elements[i]->str, reply->elements[i]->len,
-						  version);
-}
-
-static MlcVersion
-later(MlcVersion a, MlcVersion b)
-{
-	return mlc_version_compare(a, b) >= 0 ? a : b;
-}
-
-/* A hit, or a hit on "there is no such row". */
-static void
-take_hit(MlcRead *read, MlcReply *reply, bool absent, const MlcBound *bound)
-{
-	size_t		at = absent ? 1 : 2;	/* lo, hi, applied */
-	MlcVersion	lo;
-	MlcVersion	applied;
-
-	read->state = MLC_READ_ROW;
-	if (!version_at(reply, at, &lo) || !version_at(reply, at + 2, &applied))
-		return;
-	if (!absent)
-	{
-		MlcReply   *payload = reply->elements[1];
-
-		/* anybody may have written it */
-		if (payload->type != MLC_REPLY_STRING ||
-			payload->len > FILL_MAX ||
-			!pg_verifymbstr(payload->str, payload->len, true))
-			return;
-		read->value = cstring_to_text_with_len(payload->str, payload->len);
-	}
-	read->lo = later(lo, applied);
-	if (!new_enough(bound, read->lo))
-	{
-		read->value = NULL;
-		return;
-	}
-	read->source = MLC_FROM_L2;
-	read->state = MLC_READ_DONE;
-}
-
-/* What mlc_get answered; anything unexpected means: read the row. */
-static void
-take_answer(MlcRead *read, MlcReply *reply, const MlcBound *bound)
-{
-	const char *word;
-
-	read->state = MLC_READ_ROW;
-	if (reply->type != MLC_REPLY_ARRAY || reply->nelements == 0 ||
-		reply->elements[0]->type != MLC_REPLY_STRING)
-		return;
-	word = reply->elements[0]->str;
-	if (strcmp(word, "hit") == 0)
-		take_hit(read, reply, false, bound);
-	else if (strcmp(word, "absent") == 0)
-		take_hit(read, reply, true, bound);
-	else if (strcmp(word, "lease") == 0 &&
-			 version_at(reply, 1, &read->applied) &&
-			 version_at(reply, 2, &read->applying))
-		read->state = MLC_READ_LEASE;
-	else if (strcmp(word, "busy") == 0 && reply->nelements > 1 &&
-			 reply->elements[1]->type == MLC_REPLY_INTEGER)
-	{
-		read->state = MLC_READ_ASK;
-		read->busy = reply->elements[1]->integer;
-	}
-}
-
-/* Reads the answers to append_call(); false: the connection is lost. */
-static bool
-take_call(MlcLink *link, MlcRead **call, int count, const MlcBound *bound)
-{
-	MlcReply   *reply = mlc_conn_reply(link->conn);
-
-	if (reply == NULL)
-		return false;
-	for (int i = 0; i < count; i++)
-	{
-		MlcReply   *pttl;
-
-		call[i]->pttl = -1;
-		if (!with_pttl(call[i]))
-			continue;
-		pttl = mlc_conn_reply(link->conn);
-		if (pttl == NULL)
-			return false;
-		call[i]->pttl = pttl->type == MLC_REPLY_INTEGER ? pttl->integer : -2;
-	}
-	for (int i = 0; i < count; i++)
-	{
-		MlcReply   *answer = reply;
-
-		if (count > 1 && reply->type == MLC_REPLY_ARRAY &&
-			reply->nelements == (size_t) count)
-			answer = reply->elements[i];
-		take_answer(call[i], answer, bound);
-	}
-	return true;
-}
-
-/* Asks one server for all reads that are to ask it. */
-static void
-ask_link(MlcLink *link, MlcRead *reads, int n, const char *token,
-		 const MlcBound *bound)
-{
-	MlcRead    *call[KEYS_A_CALL];
-	int			count;
-
-	for (int attempt = 0; attempt < 2; attempt++)
-	{
-		bool		was_open = mlc_conn_is_open(link->conn);
-
-		if (!mlc_link_open(link))
-			break;
-		if (mlc_link_drain(link))
-		{
-			bool		good = true;
-			int			at = 0;
-
-			while ((count = next_call(link, reads, n, &at, call)) > 0)
-				append_call(link, call, count, token);
-			at = 0;
-			while (good && (count = next_call(link, reads, n, &at, call)) > 0)
-				good = take_call(link, call, count, bound);
-			if (good)
-			{
-				mlc_link_good(link);
-				return;
-			}
-		}
-
-		/* the server may have closed it while it was idle */
-		if (!was_open || attempt > 0)
-		{
-			mlc_link_fail(link);
-			break;
-		}
-		mlc_conn_close(link->conn);
-	}
-	for (int i = 0; i < n; i++)
-		if (reads[i].state == MLC_READ_ASK && reads[i].link == link)
-			reads[i].state = MLC_READ_ROW;
-}
-
-/* Asks all servers once; true if a key was busy. */
-static bool
-ask_once(MlcRead *reads, int n, const char *token, const MlcBound *bound)
-{
-	bool		busy = false;
-
-	/* the first read of a server asks for all that are to ask it */
-	for (int i = 0; i < n; i++)
-		if (reads[i].state == MLC_READ_ASK && reads[i].busy == 0)
-			ask_link(reads[i].link, reads, n, token, bound);
-	for (int i = 0; i < n; i++)
-		busy |= reads[i].state == MLC_READ_ASK;
-	return busy;
-}
-
-/*
- * Asks until every key has an answer, or those that somebody else loads have
- * been waited for long enough.
- */
-static void
-ask(MlcRead *reads, int n, const char *token, const MlcBound *bound)
-{
-	TimestampTz start = 0;
-	long		pause = 1;
-
-	while (ask_once(reads, n, token, bound))
-	{
-		TimestampTz now = GetCurrentTimestamp();
-		long		left;
-		int			rc;
-
-		if (start == 0)
-			start = now;
-		left = mlc_lease_wait - (now - start) / 1000;
-		if (left <= 0)
-			break;
-		MLC_FAULT("get-busy");
-		rc = WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					   Min(pause, left), PG_WAIT_EXTENSION);
-		if (rc & WL_LATCH_SET)
-			ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
-		pause = Min(pause * 2, LONGEST_PAUSE);
-		for (int i = 0; i < n; i++)
-			reads[i].busy = 0;
-	}
-	for (int i = 0; i < n; i++)
-		if (reads[i].state == MLC_READ_ASK)
-			reads[i].state = MLC_READ_ROW;
-}
-
 /* ---- loading and filling ---- */
 
 /*
@@ -447,7 +182,7 @@ may_fill(MlcRead *read)
 		return true;
 	end = end_of_wal();
 	return end.tli == read->applied.tli &&
-		mlc_version_compare(end, later(read->applied, read->applying)) >= 0;
+		mlc_version_compare(end, mlc_version_later(read->applied, read->applying)) >= 0;
 }
 
 /* Gives a lease back that will not be used; does not wait for the answer. */
@@ -645,7 +380,7 @@ load_and_fill(MlcRead *reads, int n, const char *token, bool own_snapshot)
 		if (read->state != MLC_READ_LEASE)
 			continue;
 		if (!read->own || (read->value &&
-						   VARSIZE_ANY_EXHDR(read->value) > FILL_MAX))
+						   VARSIZE_ANY_EXHDR(read->value) > MLC_FILL_MAX))
 		{
 			give_back(read);
 			read->state = MLC_READ_ROW;
@@ -736,7 +471,7 @@ look_up(MlcRead *read, bool cached, const MlcBound *bound)
 		return;
 
 	if (cached && l1_is_safe() && mlc_l1_get(read->key, read->keylen, &hit) &&
-		new_enough(bound, hit.lo) && mlc_match_check(hit.rule))
+		mlc_ask_new_enough(bound, hit.lo) && mlc_match_check(hit.rule))
 	{
 		read->value = hit.value;
 		read->source = MLC_FROM_L1;
@@ -799,7 +534,7 @@ go_on(MlcRead *reads, int n, bool own_snapshot, const MlcBound *bound)
 	{
 		MLC_FAULT("get-before-ask");
 		token = new_token();
-		ask(reads, n, token, bound);
+		mlc_ask(reads, n, token, bound);
 	}
 	check_standby(reads, n);
 	if (any_is(reads, n, MLC_READ_LEASE) || any_is(reads, n, MLC_READ_ROW))

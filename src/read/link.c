@@ -109,6 +109,7 @@ load(MlcLink *link)
 	server = mlc_server_load(link->serverid);
 	link->conn = mlc_conn_create(context, &server->options);
 	link->ns = server->ns;
+	link->state = psprintf("mlc:state:%s", server->ns);
 	MemoryContextSwitchTo(old);
 	MemoryContextSetParent(context, CacheMemoryContext);
 	link->context = context;
@@ -179,6 +180,7 @@ mlc_link_open(MlcLink *link)
 	start = GetCurrentTimestamp();
 	if (link->retry_at != 0 && start < link->retry_at)
 		return false;
+	link->no_look = false;
 	if (mlc_conn_open(link->conn))
 		return true;
 

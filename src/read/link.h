@@ -20,6 +20,9 @@ typedef struct MlcLink
 	MemoryContext context;		/* of conn and ns; NULL: not loaded */
 	MlcConn    *conn;
 	char	   *ns;				/* namespace of the state key */
+	char	   *state;			/* the state key */
+	bool		no_look;		/* it does not let us look (read/ask.c) */
+	uint64		look_round;		/* the last look that was taken there */
 	TimestampTz retry_at;		/* not tried before; 0: no failure */
 	int			pause;			/* ms, the last one */
 } MlcLink;

@@ -33,6 +33,7 @@ class OwnServer(LibraryTest):
 
     def is_unarmed(self):
         self.assertEqual(self.fcall("mlc_state", [], "db")[3:], ["n1", 0])
+        self.assertEqual(self.fcall("mlc_armed", [], "db"), "")
         self.assertEqual(self.get("k", "t2"), ["unarmed"])
         self.assertEqual(self.get("k", "t2", 1000, "db"), ["unarmed"])
         self.assertEqual(self.fill("lease", ns="db"), "refused")
@@ -110,6 +111,8 @@ class Failover(OwnServer):
             self.fcall("mlc_get", ["k"], "t2", 1000, r=self.other.r)
         with self.assertRaises(redis.ReadOnlyError):
             self.fcall("mlc_arm", [], "db", "n1", r=self.other.r)
+        with self.assertRaises(redis.ReadOnlyError):
+            self.fcall("mlc_armed", [], "db", r=self.other.r)
         state = self.other.r.execute_command("FCALL_RO", "mlc_state", 0, "db")
         self.assertEqual(state[3:], [b"n1", 0])
 

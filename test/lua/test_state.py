@@ -51,6 +51,12 @@ class State(LibraryTest):
         self.assertEqual(self.state()[4], 0)
         self.assertEqual(self.get(), ["unarmed"])
 
+    def test_armed(self):
+        self.assertEqual(self.fcall("mlc_armed", [], "db"), "n1")
+        self.assertEqual(self.fcall("mlc_armed", [], "other"), "")
+        self.begin(nonce="n2", arm=False)
+        self.assertEqual(self.fcall("mlc_armed", [], "db"), "")
+
     def test_adopt(self):
         self.assertEqual(self.fcall("mlc_adopt", [], "db", "n1", "n2"), 1)
         self.assertEqual(self.state(), ["sys", V(100), V(100), "n2", 1])

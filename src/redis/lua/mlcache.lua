@@ -37,7 +37,7 @@
 -- would not be safe here).
 
 -- Thousands count what older callers do not understand.
-local VERSION = 1003
+local VERSION = 1004
 
 local MAX_KEYS = 1000
 local MAX_MS = 1000 * 60 * 60 * 24 * 366 * 100
@@ -437,6 +437,16 @@ local function mlc_arm(keys, args)
 	end
 	armed[args[1]] = nonce
 	return redis.status_reply('OK')
+end
+
+-- 0 keys; ns -> the nonce that this process is armed with, '' if it is not.
+-- Who looks at entries and guards with plain commands asks for it in the same
+-- MULTI and compares it with the state's; applied must be there, too.  Writes
+-- nothing, but a replica must refuse it.
+local function mlc_armed(keys, args)
+	need_keys(keys, 0, 0)
+	need_args(args, 1, 1)
+	return armed[need_name('namespace', args[1])] or ''
 end
 
 -- 0 keys; ns, old nonce, new nonce: another relay goes on with an armed
@@ -1047,6 +1057,7 @@ register('mlc_disarm', mlc_disarm, 'allow-oom')
 register('mlc_begin', mlc_begin, 'allow-oom')
 register('mlc_close', mlc_close, 'allow-oom')
 register('mlc_arm', mlc_arm, 'allow-oom')
+register('mlc_armed', mlc_armed, 'allow-oom')
 register('mlc_adopt', mlc_adopt, 'allow-oom')
 register('mlc_publish', mlc_publish, 'allow-oom')
 register('mlc_apply', mlc_apply)
