@@ -448,6 +448,15 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION mlcache.audit(regclass, double precision, boolean)
 IS 'compares what is cached of a table with its rows: one row a copy that is stale, missing, orphan, corrupt or unguarded; repair removes it when the transaction commits';
 
+CREATE FUNCTION mlcache.health(
+	OUT severity text, OUT subject text, OUT finding text, OUT detail text,
+	OUT advice text)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'mlc_health'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION mlcache.health()
+IS 'one row a finding, worst first, with the line to type; none when all is well';
+
 CREATE FUNCTION mlcache.reset_stats() RETURNS void
 AS 'MODULE_PATHNAME', 'mlc_reset_stats'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -577,20 +586,41 @@ FROM mlcache.stat_get_l1();
 COMMENT ON VIEW mlcache.stat_l1
 IS 'the cache in this server''s shared memory: bytes, lines, hits; all databases together';
 
+CREATE FUNCTION mlcache.stat_get_history(
+	OUT at timestamptz, OUT seconds int, OUT lag_ms real, OUT lag_mb real,
+	OUT retained_mb real, OUT apply_p50 real, OUT apply_p99 real,
+	OUT hits bigint, OUT misses bigint, OUT events bigint,
+	OUT evictions bigint, OUT checked bigint, OUT violations bigint,
+	OUT down int)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'mlc_stat_get_history'
+LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION mlcache.stat_get_history()
+IS 'what the monitor remembers: the last ten minutes by the second, the last day by the minute';
+
+CREATE VIEW mlcache.stat_history AS
+SELECT at, seconds, lag_ms, lag_mb, retained_mb, apply_p50, apply_p99,
+	   hits, misses, events, evictions, checked, violations, down
+FROM mlcache.stat_get_history();
+COMMENT ON VIEW mlcache.stat_history
+IS 'the last ten minutes by the second (seconds = 1), the last day by the minute (seconds = 60): counts are sums, all else the worst of the time; lag_ms is the age of the oldest change not applied everywhere, apply_* ms from commit to applied, down the servers that did not serve';
+
 GRANT SELECT ON mlcache.stat_l1 TO pg_monitor, mlcache_admin;
 GRANT SELECT ON mlcache.stat_servers, mlcache.stat_progress, mlcache.stat_rules,
-	mlcache.stat TO pg_monitor, mlcache_admin;
+	mlcache.stat, mlcache.stat_history TO pg_monitor, mlcache_admin;
 
 REVOKE ALL ON FUNCTION
 	mlcache.after_ddl(oid, boolean), mlcache.on_ddl(),
 	mlcache.pause(name), mlcache.resume(name), mlcache.reset_stats(),
 	mlcache.stat_get_servers(), mlcache.stat_get_rules(),
-	mlcache.stat_get_l1(), mlcache.stat_get_operations(), mlcache.check_setup()
+	mlcache.stat_get_l1(), mlcache.stat_get_operations(),
+	mlcache.stat_get_history(), mlcache.health(), mlcache.check_setup()
 FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION mlcache.pause(name), mlcache.resume(name),
 	mlcache.reset_stats() TO mlcache_admin;
 GRANT EXECUTE ON FUNCTION mlcache.stat_get_servers(), mlcache.stat_get_rules(),
-	mlcache.stat_get_l1(), mlcache.stat_get_operations(), mlcache.check_setup()
+	mlcache.stat_get_l1(), mlcache.stat_get_operations(),
+	mlcache.stat_get_history(), mlcache.health(), mlcache.check_setup()
 	TO pg_monitor, mlcache_admin;
 
 REVOKE ALL ON FUNCTION mlcache.stat_get_progress() FROM PUBLIC;

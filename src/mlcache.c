@@ -19,6 +19,7 @@
 #include "miscadmin.h"
 #include "relay/launcher.h"
 #include "shm/commits.h"
+#include "shm/history.h"
 #include "shm/l1.h"
 #include "shm/progress.h"
 #include "shm/segment.h"
@@ -36,6 +37,7 @@ _PG_init(void)
 		return;
 	mlc_segment_init();
 	mlc_stats_init();
+	mlc_history_init();
 	mlc_l1_init();
 	mlc_commits_init();
 	mlc_progress_init();

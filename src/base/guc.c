@@ -32,7 +32,55 @@ int			mlc_max_locks = 1024;
 int			mlc_lock_escalation_threshold = 100;
 int			mlc_audit_timeout = 10000;
 bool		mlc_relay_enabled = true;
+bool		mlc_monitor_enabled = true;
+int			mlc_alert_lag = 10000;
+int			mlc_alert_retained = 4096;
+double		mlc_alert_hit_ratio = 0.9;
+int			mlc_alert_memory = 80;
+int			mlc_alert_clock = 1000;
+int			mlc_alert_pause = 60000;
 char	   *mlc_fault_points = NULL;
+
+/* From where on health() and the monitor complain. */
+static void
+define_alerts(void)
+{
+	DefineCustomIntVariable("mlcache.alert_lag",
+							"How old a change may be that a server has not applied.",
+							"0 turns this alert off.",
+							&mlc_alert_lag, 10000, 0, PG_INT32_MAX,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("mlcache.alert_retained",
+							"How much WAL the slot may hold.",
+							"0 turns this alert off.",
+							&mlc_alert_retained, 4096, 0, MAX_KILOBYTES,
+							PGC_SIGHUP, GUC_UNIT_MB, NULL, NULL, NULL);
+
+	DefineCustomRealVariable("mlcache.alert_hit_ratio",
+							 "The share of reads that the caches should answer.",
+							 "0 turns this alert off.",
+							 &mlc_alert_hit_ratio, 0.9, 0, 1,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("mlcache.alert_memory",
+							"How much of its maxmemory a Redis may use, in percent.",
+							"0 turns this alert off.",
+							&mlc_alert_memory, 80, 0, 100,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("mlcache.alert_clock",
+							"By how much the clock of a Redis may jump against that of this server.",
+							"0 turns this alert off.",
+							&mlc_alert_clock, 1000, 0, PG_INT32_MAX,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("mlcache.alert_pause",
+							"The shortest time from the end of an alert to its next beginning.",
+							NULL,
+							&mlc_alert_pause, 60000, 0, PG_INT32_MAX,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+}
 
 void
 mlc_guc_define(void)
@@ -135,6 +183,14 @@ mlc_guc_define(void)
 							 NULL,
 							 &mlc_relay_enabled, true,
 							 PGC_SIGHUP, 0, NULL, NULL, NULL);
+
+	DefineCustomBoolVariable("mlcache.monitor_enabled",
+							 "Runs a monitor beside each relay.",
+							 "It remembers how things went, and raises alerts.",
+							 &mlc_monitor_enabled, true,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
+
+	define_alerts();
 
 	DefineCustomStringVariable("mlcache.fault_points",
 							   "Named stop points for tests.",

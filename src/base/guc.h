@@ -26,6 +26,13 @@ extern int	mlc_max_locks;
 extern int	mlc_lock_escalation_threshold;	/* 0: never */
 extern int	mlc_audit_timeout;	/* ms */
 extern bool mlc_relay_enabled;
+extern bool mlc_monitor_enabled;
+extern int	mlc_alert_lag;		/* ms; 0: off */
+extern int	mlc_alert_retained; /* MB; 0: off */
+extern double mlc_alert_hit_ratio;	/* 0: off */
+extern int	mlc_alert_memory;	/* %; 0: off */
+extern int	mlc_alert_clock;	/* ms; 0: off */
+extern int	mlc_alert_pause;	/* ms */
 extern char *mlc_fault_points;
 
 /* Defines the settings and reserves the prefix.  From _PG_init only. */

@@ -19,6 +19,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "audit/monitor.h"
 #include "base/guc.h"
 #include "catalog/pg_database.h"
 #include "lock/keeper.h"
@@ -286,6 +287,7 @@ mlc_launcher_main(Datum arg)
 		for (uint32 i = 0; i < n; i++)
 			timeout = Min(timeout, tend(&children[i], &mlc_shared->relays[i]));
 		mlc_keeper_revive();
+		timeout = Min(timeout, mlc_monitor_tend());
 
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,

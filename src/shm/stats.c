@@ -30,6 +30,8 @@
 #define MAX_BITS 40				/* longer ones count as 2^40 ns */
 #define BUCKETS ((MAX_BITS - SUB_BITS + 1) * SUB)
 
+StaticAssertDecl(BUCKETS == MLC_STATS_BUCKETS, "the header knows the number");
+
 typedef struct Histogram
 {
 	pg_atomic_uint64 count;		/* of operations, timed or not */
@@ -297,6 +299,35 @@ mlc_stats_rule(int32 rule, MlcRuleCounter counter, uint64 n)
 
 /* ---- reading ---- */
 
+/* The value that this share of what was timed does not exceed. */
+static double
+percentile(const uint64 *counts, const MlcTiming *timing, double share)
+{
+	uint64		seen = 0;
+
+	for (int i = 0; i < BUCKETS; i++)
+	{
+		seen += counts[i];
+		if (seen > 0 && seen >= timing->timed * share)
+			return Min(middle_of(i), timing->max);
+	}
+	return timing->max;
+}
+
+static void
+describe(Histogram *histogram, const uint64 *counts, MlcTiming *timing)
+{
+	timing->count = pg_atomic_read_u64(&histogram->count);
+	for (int i = 0; i < BUCKETS; i++)
+		timing->timed += counts[i];
+	if (timing->timed == 0)
+		return;
+	timing->max = pg_atomic_read_u64(&histogram->max);
+	timing->p50 = percentile(counts, timing, 0.5);
+	timing->p99 = percentile(counts, timing, 0.99);
+	timing->p999 = percentile(counts, timing, 0.999);
+}
+
 bool
 mlc_stats_read(MlcRelayShared *relay, MlcOperation operation,
 			   MlcTiming *timing)
@@ -304,37 +335,39 @@ mlc_stats_read(MlcRelayShared *relay, MlcOperation operation,
 	Stats	   *database = stats_of(relay);
 	Histogram  *histogram;
 	uint64		counts[BUCKETS];
-	uint64		seen = 0;
 
 	memset(timing, 0, sizeof(*timing));
 	timing->name = names[operation];
 	if (database == NULL)
 		return false;
 	histogram = &database->histograms[operation];
-	timing->count = pg_atomic_read_u64(&histogram->count);
 	for (int i = 0; i < BUCKETS; i++)
-	{
 		counts[i] = pg_atomic_read_u64(&histogram->buckets[i]);
-		timing->timed += counts[i];
-	}
-	if (timing->timed == 0)
-		return true;
-	timing->max = pg_atomic_read_u64(&histogram->max);
-	timing->mean = (double) pg_atomic_read_u64(&histogram->sum) / timing->timed;
+	describe(histogram, counts, timing);
+	if (timing->timed > 0)
+		timing->mean = (double) pg_atomic_read_u64(&histogram->sum) / timing->timed;
+	return true;
+}
+
+void
+mlc_stats_window(MlcOperation operation, MlcWindow *window, MlcTiming *timing)
+{
+	Histogram  *histogram = my_histogram(operation);
+	uint64		counts[BUCKETS];
+
+	memset(timing, 0, sizeof(*timing));
+	timing->name = names[operation];
+	if (histogram == NULL)
+		return;
 	for (int i = 0; i < BUCKETS; i++)
 	{
-		uint64		before = seen;
-		double		value = Min(middle_of(i), timing->max);
+		uint64		now = pg_atomic_read_u64(&histogram->buckets[i]);
 
-		seen += counts[i];
-		if (before < (timing->timed + 1) / 2 && seen >= (timing->timed + 1) / 2)
-			timing->p50 = value;
-		if (before < timing->timed * 0.99 && seen >= timing->timed * 0.99)
-			timing->p99 = value;
-		if (before < timing->timed * 0.999 && seen >= timing->timed * 0.999)
-			timing->p999 = value;
+		/* fewer than before: they have begun anew */
+		counts[i] = now >= window->counts[i] ? now - window->counts[i] : now;
+		window->counts[i] = now;
 	}
-	return true;
+	describe(histogram, counts, timing);
 }
 
 TimestampTz

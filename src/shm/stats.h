@@ -106,6 +106,20 @@ extern void mlc_stats_hit_call(uint64 start);
 /* Counts for a rule of this database.  In a transaction. */
 extern void mlc_stats_rule(int32 rule, MlcRuleCounter counter, uint64 n);
 
+/* What an observer saw last, to tell what has come since. */
+#define MLC_STATS_BUCKETS 304
+typedef struct MlcWindow
+{
+	uint64		counts[MLC_STATS_BUCKETS];
+} MlcWindow;
+
+/*
+ * What was timed in this database since the last call; all zero before the
+ * first one.  count is that of all, timed or not.
+ */
+extern void mlc_stats_window(MlcOperation operation, MlcWindow *window,
+							 MlcTiming *timing);
+
 /* Of a database; false: nothing is kept for it. */
 extern bool mlc_stats_read(MlcRelayShared *relay, MlcOperation operation,
 						   MlcTiming *timing);

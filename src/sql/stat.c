@@ -337,7 +337,7 @@ mlc_check_setup(PG_FUNCTION_ARGS)
 		   "ALTER SYSTEM SET wal_level = logical; then restart the server.");
 	check_slots(rsinfo);
 	report(rsinfo, "max_worker_processes", max_worker_processes >= 4,
-		   psprintf("It is %d; mlcache takes one, and one more a database with rules.",
+		   psprintf("It is %d; mlcache takes one, and two more a database with rules.",
 					max_worker_processes),
 		   "ALTER SYSTEM SET max_worker_processes = 8; then restart the server.");
 	check_plugin(rsinfo);

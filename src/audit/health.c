@@ -1,0 +1,514 @@
+/*-------------------------------------------------------------------------
+ *
+ * audit/health.c
+ *	  Findings: what is not as it should be, and what to do about it.
+ *
+ * health() and the monitor share the conditions and their limits, which are
+ * settings.  A condition that has been raised ends only a fifth below its
+ * limit, so that a value that swings about it does not ring again and again.
+ * What follows from something worse is not said: a server that is down lags,
+ * and the servers of a relay that is down are.
+ *
+ * What check_setup() asks is not asked here.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "audit/health.h"
+#include "audit/look.h"
+#include "base/guc.h"
+#include "commands/dbcommands.h"
+#include "executor/spi.h"
+#include "foreign/foreign.h"
+#include "lock/registry.h"
+#include "miscadmin.h"
+#include "model/rule.h"
+#include "redis/server.h"
+#include "shm/l1.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/timestamp.h"
+
+#define WINDOW 60				/* s over which rates are judged */
+#define ENOUGH_READS 1000		/* before a ratio means anything */
+#define ENOUGH_EVENTS 10000		/* before it is odd that nobody reads */
+#define WASTE (64 * 1024 * 1024)	/* bytes lost to fragmentation that matter */
+#define CLOCK_MEMORY 600		/* s for which a jump is told */
+#define MB ((double) (1024 * 1024))
+
+static const struct
+{
+	const char *name;
+	const char *severity;
+	bool		alerts;
+}			kinds[] = {
+	[MLC_FINDING_RELAY] = {"relay down", "critical", true},
+	[MLC_FINDING_SERVER_DOWN] = {"server down", "critical", true},
+	[MLC_FINDING_GIVEN_UP] = {"server given up", "critical", true},
+	[MLC_FINDING_SLOT] = {"slot near its limit", "critical", true},
+	[MLC_FINDING_POLICY] = {"unsafe eviction policy", "critical", true},
+	[MLC_FINDING_VIOLATIONS] = {"violations", "critical", true},
+	[MLC_FINDING_LAG] = {"lag", "warning", true},
+	[MLC_FINDING_RETAINED] = {"retained WAL", "warning", true},
+	[MLC_FINDING_MEMORY] = {"Redis memory", "warning", true},
+	[MLC_FINDING_CLOCK] = {"clock jumped", "warning", true},
+	[MLC_FINDING_HIT_RATIO] = {"hit ratio", "warning", true},
+	[MLC_FINDING_LOCKS] = {"locks lost", "warning", true},
+	[MLC_FINDING_PAUSED] = {"server paused", "warning", false},
+	[MLC_FINDING_FRAGMENTATION] = {"Redis fragmentation", "warning", false},
+	[MLC_FINDING_L1] = {"L1 too small", "warning", false},
+	[MLC_FINDING_NEVER_HIT] = {"rule never hit", "warning", false},
+	[MLC_FINDING_CATCH_UP] = {"server catching up", "info", false},
+	[MLC_FINDING_NEVER_READ] = {"rule never read", "info", false},
+};
+
+const char *
+mlc_finding_name(MlcFindingKind kind)
+{
+	return kinds[kind].name;
+}
+
+const char *
+mlc_finding_severity(MlcFindingKind kind)
+{
+	return kinds[kind].severity;
+}
+
+bool
+mlc_finding_alerts(MlcFindingKind kind)
+{
+	return kinds[kind].alerts;
+}
+
+/* ---- one check under way ---- */
+
+typedef struct Check
+{
+	MlcRelayShared *relay;
+	MlcHistory *history;		/* NULL: nothing is remembered */
+	MlcFindingRaised raised;	/* NULL: nothing is */
+	TimestampTz now;
+	List	   *findings;
+} Check;
+
+static void
+add(Check *check, MlcFindingKind kind, const char *subject, char *detail,
+	char *advice)
+{
+	MlcHealthFinding *finding = palloc(sizeof(MlcHealthFinding));
+
+	finding->kind = kind;
+	finding->subject = pstrdup(subject);
+	finding->detail = detail;
+	finding->advice = advice;
+	check->findings = lappend(check->findings, finding);
+}
+
+static bool
+is_raised(Check *check, MlcFindingKind kind, const char *subject)
+{
+	return check->raised && check->raised(kind, subject);
+}
+
+/* Is a value above its limit?  Limit 0 means that nobody asks. */
+static bool
+exceeds(Check *check, MlcFindingKind kind, const char *subject, double value,
+		double limit)
+{
+	if (limit <= 0)
+		return false;
+	if (is_raised(check, kind, subject))
+		return value > limit * 0.8;
+	return value > limit;
+}
+
+static char *
+bytes(double n)
+{
+	const char *units[] = {"bytes", "kB", "MB", "GB", "TB"};
+	int			i = 0;
+
+	for (; n >= 10240 && i < 4; i++)
+		n /= 1024;
+	return psprintf("%.0f %s", n, units[i]);
+}
+
+/* ---- the relay and its servers ---- */
+
+static void
+check_server(Check *check, MlcTargetStat *stat, MlcServer *server)
+{
+	bool		down = stat->state == MLC_TARGET_DOWN ||
+	stat->state == MLC_TARGET_GIVEN_UP;
+	double		behind;
+
+	/* it is back only when it serves again */
+	if (stat->state == MLC_TARGET_CATCHUP &&
+		is_raised(check, MLC_FINDING_SERVER_DOWN, server->name))
+		down = true;
+	if (down)
+		add(check, MLC_FINDING_SERVER_DOWN, server->name,
+			psprintf("Readers read rows, strong commits fail or degrade. %s%s",
+					 stat->error[0] ? "The last error: " : "It has not been reached yet.",
+					 stat->error),
+			psprintf("%s PING", mlc_look_cli(server)));
+	if (stat->state == MLC_TARGET_GIVEN_UP)
+		add(check, MLC_FINDING_GIVEN_UP, server->name,
+			pstrdup("WAL is no longer held for it (mlcache.slot_max_retained). It is purged when it returns."),
+			psprintf("%s PING", mlc_look_cli(server)));
+	if (stat->state == MLC_TARGET_PAUSED)
+		add(check, MLC_FINDING_PAUSED, server->name,
+			pstrdup("Changes are not delivered to it; WAL is held."),
+			psprintf("SELECT mlcache.resume(%s);",
+					 quote_literal_cstr(server->name)));
+	if (down || stat->state == MLC_TARGET_PAUSED)
+		return;
+	if (stat->state == MLC_TARGET_CATCHUP)
+		add(check, MLC_FINDING_CATCH_UP, server->name,
+			pstrdup("It gives neither hits nor permission to fill until it has been caught up."),
+			pstrdup("SELECT * FROM mlcache.stat_progress;"));
+	if (check->history == NULL)
+		return;
+	behind = mlc_history_behind(check->history, stat->applied_lsn, check->now);
+	if (exceeds(check, MLC_FINDING_LAG, server->name, behind, mlc_alert_lag))
+		add(check, MLC_FINDING_LAG, server->name,
+			psprintf("Changes of %.1f s ago are not applied (mlcache.alert_lag is %.1f s).",
+					 behind / 1000, mlc_alert_lag / 1000.0),
+			pstrdup("SELECT * FROM mlcache.stat_servers;"));
+}
+
+/* The server of a slot in shared memory; NULL: it has been dropped. */
+static MlcServer *
+server_of(MlcTargetStat *stat)
+{
+	if (stat->state == MLC_TARGET_UNUSED ||
+		GetForeignServerExtended(stat->serverid, FSV_MISSING_OK) == NULL)
+		return NULL;
+	return mlc_server_load(stat->serverid);
+}
+
+static void
+check_relay(Check *check)
+{
+	MlcTargetStat stats[MLC_MAX_TARGETS];
+	pid_t		pid;
+	bool		wanted;
+
+	LWLockAcquire(mlc_shared->lock, LW_SHARED);
+	memcpy(stats, check->relay->targets, sizeof(stats));
+	pid = check->relay->pid;
+	wanted = check->relay->wanted;
+	LWLockRelease(mlc_shared->lock);
+
+	if (wanted && pid == 0)
+		add(check, MLC_FINDING_RELAY, get_database_name(MyDatabaseId),
+			psprintf("Nobody delivers changes. %s",
+					 mlc_relay_enabled ? "The server log tells why." :
+					 "mlcache.relay_enabled is off."),
+			pstrdup(mlc_relay_enabled ? "SELECT * FROM mlcache.check_setup();" :
+					"ALTER SYSTEM SET mlcache.relay_enabled = on; SELECT pg_reload_conf();"));
+	for (int i = 0; i < MLC_MAX_TARGETS; i++)
+	{
+		MlcServer  *server = server_of(&stats[i]);
+
+		if (server == NULL)
+			continue;
+		if (pid != 0 || is_raised(check, MLC_FINDING_SERVER_DOWN, server->name))
+			check_server(check, &stats[i], server);
+	}
+}
+
+/* ---- the slot ---- */
+
+void
+mlc_health_look_at_slot(MlcSlotLook *look)
+{
+	static SPIPlanPtr plan = NULL;
+	NameData	name;
+	Datum		arg = NameGetDatum(&name);
+
+	look->retained = look->left = -1;
+	look->lost = false;
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "could not connect to SPI");
+	if (plan == NULL)
+	{
+		Oid			types[1] = {NAMEOID};
+
+		plan = SPI_prepare("SELECT pg_catalog.pg_wal_lsn_diff("
+						   "pg_catalog.pg_current_wal_lsn(), restart_lsn)::pg_catalog.int8,"
+						   " safe_wal_size,"
+						   " wal_status OPERATOR(pg_catalog.=) ANY ('{lost,unreserved}')"
+						   " FROM pg_catalog.pg_get_replication_slots()"
+						   " WHERE slot_name OPERATOR(pg_catalog.=) $1",
+						   1, types);
+		if (plan == NULL || SPI_keepplan(plan) != 0)
+			elog(ERROR, "could not prepare a query: %s",
+				 SPI_result_code_string(SPI_result));
+	}
+	memset(&name, 0, sizeof(name));
+	snprintf(NameStr(name), NAMEDATALEN, "mlcache_%u", MyDatabaseId);
+	if (SPI_execute_plan(plan, &arg, NULL, true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not look at the replication slots");
+	if (SPI_processed > 0)
+	{
+		Datum		values[3];
+		bool		nulls[3];
+
+		for (int i = 0; i < 3; i++)
+			values[i] = SPI_getbinval(SPI_tuptable->vals[0],
+									  SPI_tuptable->tupdesc, i + 1, &nulls[i]);
+		look->retained = nulls[0] ? -1 : DatumGetInt64(values[0]);
+		look->left = nulls[1] ? -1 : DatumGetInt64(values[1]);
+		look->lost = !nulls[2] && DatumGetBool(values[2]);
+	}
+	SPI_finish();
+}
+
+static void
+check_slot(Check *check)
+{
+	char	   *slot = psprintf("mlcache_%u", MyDatabaseId);
+	MlcSlotLook look;
+	double		limit = mlc_slot_max_retained * MB;
+
+	mlc_health_look_at_slot(&look);
+	if (look.lost)
+		add(check, MLC_FINDING_SLOT, slot,
+			pstrdup("It has lost WAL, or is about to (max_slot_wal_keep_size); every cache is then purged."),
+			pstrdup("ALTER SYSTEM SET max_slot_wal_keep_size = -1; SELECT pg_reload_conf();"));
+	else if (look.left >= 0 &&
+			 exceeds(check, MLC_FINDING_SLOT, slot, look.retained,
+					 (look.retained + look.left) * 0.8))
+		add(check, MLC_FINDING_SLOT, slot,
+			psprintf("It holds %s of WAL, and is lost in another %s (max_slot_wal_keep_size).",
+					 bytes(look.retained), bytes(look.left)),
+			pstrdup("ALTER SYSTEM SET max_slot_wal_keep_size = -1; SELECT pg_reload_conf();"));
+	else if (exceeds(check, MLC_FINDING_SLOT, slot, look.retained, limit * 0.8))
+		add(check, MLC_FINDING_SLOT, slot,
+			psprintf("It holds %s of WAL; past %s (mlcache.slot_max_retained) servers that are away are given up.",
+					 bytes(look.retained), bytes(limit)),
+			psprintf("ALTER SYSTEM SET mlcache.slot_max_retained = '%d MB'; SELECT pg_reload_conf();",
+					 mlc_slot_max_retained * 2));
+	if (exceeds(check, MLC_FINDING_RETAINED, slot, look.retained,
+				mlc_alert_retained * MB))
+		add(check, MLC_FINDING_RETAINED, slot,
+			psprintf("It holds %s of WAL (mlcache.alert_retained is %s).",
+					 bytes(look.retained), bytes(mlc_alert_retained * MB)),
+			pstrdup("SELECT * FROM mlcache.stat_servers;"));
+}
+
+/* ---- Redis ---- */
+
+static void
+check_redis(Check *check, const MlcRedisLook *look, MlcServer *server)
+{
+	const char *name = server->name;
+	char	   *cli = mlc_look_cli(server);
+	double		limit = look->max * (mlc_alert_memory / 100.0);
+
+	if (strncmp(look->policy, "allkeys-", 8) == 0)
+		add(check, MLC_FINDING_POLICY, name,
+			psprintf("maxmemory-policy is %s: it may evict the state key, which means a purge; strong commits are refused.",
+					 look->policy),
+			psprintf("%s CONFIG SET maxmemory-policy volatile-lru", cli));
+	if (exceeds(check, MLC_FINDING_MEMORY, name, look->used, limit))
+		add(check, MLC_FINDING_MEMORY, name,
+			psprintf("It uses %s of %s (maxmemory); %lld keys have been evicted. When it is full, fills are refused, or entries evicted early.",
+					 bytes(look->used), bytes(look->max),
+					 (long long) look->evicted),
+			psprintf("%s CONFIG SET maxmemory %lld", cli,
+					 (long long) look->max * 2));
+	if (look->rss - look->used > WASTE && look->rss > look->used * 1.5)
+		add(check, MLC_FINDING_FRAGMENTATION, name,
+			psprintf("It takes %s of memory for %s of data.",
+					 bytes(look->rss), bytes(look->used)),
+			psprintf("%s CONFIG SET activedefrag yes", cli));
+	if (look->jumped_at != 0 && mlc_alert_clock > 0 &&
+		!TimestampDifferenceExceeds(look->jumped_at, check->now,
+									CLOCK_MEMORY * 1000))
+		add(check, MLC_FINDING_CLOCK, name,
+			psprintf("At %s its clock moved by %+.1f s against this server's: leases and ttls ended %s.",
+					 timestamptz_to_str(look->jumped_at), look->jumped_ms / 1000,
+					 look->jumped_ms > 0 ? "early" : "late"),
+			pstrdup("timedatectl timesync-status"));
+}
+
+static void
+check_all_redis(Check *check, const MlcRedisLook *looks)
+{
+	for (int i = 0; i < MLC_MAX_TARGETS; i++)
+		if (looks[i].at != 0 &&
+			GetForeignServerExtended(looks[i].serverid, FSV_MISSING_OK))
+			check_redis(check, &looks[i], mlc_server_load(looks[i].serverid));
+}
+
+/* ---- reads ---- */
+
+static void
+check_window(Check *check)
+{
+	MlcSample	sum;
+	int			seconds = mlc_history_sum(check->history, WINDOW, &sum);
+	double		reads = (double) sum.hits + sum.misses;
+	double		ratio = sum.hits / Max(reads, 1);
+	double		target = mlc_alert_hit_ratio;
+	MlcL1Stat	l1;
+
+	/* what was raised ends a fifth of the way to 1 above its limit */
+	if (is_raised(check, MLC_FINDING_HIT_RATIO, "reads"))
+		target += (1 - target) / 5;
+	if (seconds >= WINDOW / 2 && reads >= ENOUGH_READS && ratio < target)
+		add(check, MLC_FINDING_HIT_RATIO, "reads",
+			psprintf("Of %.0f keys read within %d s, %.1f %% were cached (mlcache.alert_hit_ratio is %.1f %%).",
+					 reads, seconds, ratio * 100, mlc_alert_hit_ratio * 100),
+			pstrdup("SELECT * FROM mlcache.stat_rules ORDER BY misses DESC;"));
+
+	mlc_l1_stat(&l1);
+	if (sum.evictions >= ENOUGH_READS &&
+		l1.lines < (double) sum.evictions / seconds * WINDOW)
+		add(check, MLC_FINDING_L1, "L1",
+			psprintf("A line lives about %.1f s: it holds %lld lines, and evicts %.0f a second. Values take %.0f %% of it.",
+					 l1.lines / ((double) sum.evictions / seconds),
+					 (long long) l1.lines, (double) sum.evictions / seconds,
+					 100.0 * l1.payload / Max(l1.used, 1)),
+			psprintf("ALTER SYSTEM SET mlcache.l1_size = '%d MB'; -- then restart the server",
+					 Max(mlc_l1_size / 1024, 1) * 4));
+}
+
+static void
+check_rule(Check *check, MlcRule *rule)
+{
+	MlcRuleStat *stat = mlc_segment_rule_stat(MyDatabaseId, rule->id);
+	char	   *relation = get_rel_name(rule->relid);
+	char	   *detach;
+	char	   *key = rule->key;
+	double		hits;
+	double		reads;
+	double		events;
+
+	if (stat == NULL || relation == NULL)
+		return;
+	relation = quote_qualified_identifier(get_namespace_name(get_rel_namespace(rule->relid)),
+										  relation);
+	detach = psprintf("SELECT mlcache.detach(%s, %s);",
+					  quote_literal_cstr(relation), quote_literal_cstr(key));
+	hits = (double) pg_atomic_read_u64(&stat->counters[MLC_RULE_HITS_L1]) +
+		pg_atomic_read_u64(&stat->counters[MLC_RULE_HITS_L2]);
+	reads = hits + pg_atomic_read_u64(&stat->counters[MLC_RULE_MISSES]);
+	events = pg_atomic_read_u64(&stat->events);
+
+	if (reads >= ENOUGH_READS && hits == 0)
+		add(check, MLC_FINDING_NEVER_HIT, key,
+			psprintf("None of %.0f reads was answered from a cache, while %.0f changes were delivered.",
+					 reads, events), detach);
+	else if (reads >= ENOUGH_READS && hits / reads < mlc_alert_hit_ratio)
+		add(check, MLC_FINDING_HIT_RATIO, key,
+			psprintf("Of %.0f keys read, %.1f %% were cached (mlcache.alert_hit_ratio is %.1f %%); %.0f changes were delivered meanwhile.",
+					 reads, hits / reads * 100, mlc_alert_hit_ratio * 100, events),
+			psprintf("SELECT * FROM mlcache.stat_rules WHERE id = %d;", rule->id));
+	else if (reads == 0 && events >= ENOUGH_EVENTS)
+		add(check, MLC_FINDING_NEVER_READ, key,
+			psprintf("%.0f changes were delivered, and nothing was read in SQL. (Reads in Redis itself are not known here.)",
+					 events), detach);
+}
+
+/* ---- locks ---- */
+
+static void
+check_locks(Check *check)
+{
+	int			lost = 0;
+
+	LWLockAcquire(mlc_lock_shared->lock, LW_SHARED);
+	for (int i = 0; i < mlc_lock_shared->nslots; i++)
+	{
+		MlcLockSlot *slot = &mlc_lock_shared->slots[i];
+
+		lost += slot->dbid == MyDatabaseId &&
+			pg_atomic_read_u32(&slot->state) == MLC_LOCK_LOST;
+	}
+	LWLockRelease(mlc_lock_shared->lock);
+	if (lost > 0)
+		add(check, MLC_FINDING_LOCKS, "locks",
+			psprintf("%d locks are held by sessions that have lost them in Redis, and do not know it yet.",
+					 lost),
+			pstrdup("SELECT * FROM mlcache.locks WHERE lost;"));
+}
+
+/* ---- all of it ---- */
+
+static int
+worst_first(const ListCell *a, const ListCell *b)
+{
+	return (int) ((MlcHealthFinding *) lfirst(a))->kind -
+		(int) ((MlcHealthFinding *) lfirst(b))->kind;
+}
+
+List *
+mlc_health_check(MlcRelayShared *relay, MlcHistory *history,
+				 const MlcRedisLook *looks, MlcFindingRaised raised)
+{
+	Check		check = {relay, history, raised, GetCurrentTimestamp(), NIL};
+
+	if (relay)
+	{
+		check_relay(&check);
+		check_slot(&check);
+	}
+	if (looks)
+		check_all_redis(&check, looks);
+	if (history)
+		check_window(&check);
+	check_locks(&check);
+	list_sort(check.findings, worst_first);
+	return check.findings;
+}
+
+/* Looks at every Redis that the relay can reach. */
+static void
+look_at_all(MlcRelayShared *relay, MlcHistory *history, MlcRedisLook *looks)
+{
+	MlcTargetStat stats[MLC_MAX_TARGETS];
+
+	LWLockAcquire(mlc_shared->lock, LW_SHARED);
+	memcpy(stats, relay->targets, sizeof(stats));
+	LWLockRelease(mlc_shared->lock);
+	for (int i = 0; i < MLC_MAX_TARGETS; i++)
+	{
+		MlcServer  *server = server_of(&stats[i]);
+		MlcRedisLook before = {0};
+
+		if (server == NULL || (stats[i].state != MLC_TARGET_ARMED &&
+							   stats[i].state != MLC_TARGET_CATCHUP))
+			continue;
+		if (history)
+		{
+			LWLockAcquire(&history->lock, LW_SHARED);
+			before = history->looks[i];
+			LWLockRelease(&history->lock);
+		}
+		if (mlc_look_at_redis(server, &looks[i]))
+			mlc_look_compare(&before, &looks[i]);
+	}
+}
+
+List *
+mlc_health_check_all(void)
+{
+	MlcRelayShared *relay = mlc_segment_my_relay();
+	MlcHistory *history = mlc_history_mine(false);
+	MlcRedisLook *looks = palloc0(sizeof(MlcRedisLook) * MLC_MAX_TARGETS);
+	Check		check = {relay, history, NULL, GetCurrentTimestamp(), NIL};
+	ListCell   *lc;
+
+	if (relay)
+		look_at_all(relay, history, looks);
+	check.findings = mlc_health_check(relay, history, looks, NULL);
+	foreach(lc, mlc_rule_all())
+		check_rule(&check, lfirst(lc));
+	list_sort(check.findings, worst_first);
+	return check.findings;
+}
