@@ -12,8 +12,17 @@ BEGIN
 				   WHERE rolname OPERATOR(pg_catalog.=) 'mlcache_admin') THEN
 		CREATE ROLE mlcache_admin NOLOGIN;
 	END IF;
+	IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles
+				   WHERE rolname OPERATOR(pg_catalog.=) 'mlcache_reader') THEN
+		CREATE ROLE mlcache_reader NOLOGIN;
+	END IF;
+	IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles
+				   WHERE rolname OPERATOR(pg_catalog.=) 'mlcache_writer') THEN
+		CREATE ROLE mlcache_writer NOLOGIN;
+	END IF;
 END
 $$;
+GRANT mlcache_reader TO mlcache_writer, mlcache_admin;
 
 -- ---------------------------------------------------------------------
 -- Redis servers
@@ -50,7 +59,7 @@ CREATE TABLE mlcache.rule (
 	id int NOT NULL DEFAULT pg_catalog.nextval('mlcache.rule_id_seq')
 		CONSTRAINT rule_pkey PRIMARY KEY,
 	relation regclass NOT NULL,
-	key text NOT NULL,
+	key text,
 	action text NOT NULL
 		CHECK (action IN ('invalidate', 'update', 'replicate', 'refresh')),
 	consistency text NOT NULL
@@ -63,13 +72,17 @@ CREATE TABLE mlcache.rule (
 	filter text CHECK (pg_catalog.octet_length(filter) <= 1000),
 	on_unreachable text NOT NULL CHECK (on_unreachable IN ('error', 'degrade')),
 	servers name[],
-	secret bigint NOT NULL
+	secret bigint NOT NULL,
+	tag text CHECK (pg_catalog.octet_length(tag) BETWEEN 1 AND 1024),
+	CHECK (id OPERATOR(pg_catalog.=) 0
+		   OR (key IS NULL) OPERATOR(pg_catalog.<>) (tag IS NULL))
 ) WITH (user_catalog_table = true, toast_tuple_target = 8160);
 ALTER TABLE mlcache.rule ALTER COLUMN key SET STORAGE MAIN;
 ALTER TABLE mlcache.rule ALTER COLUMN columns SET STORAGE MAIN;
 ALTER TABLE mlcache.rule ALTER COLUMN loader SET STORAGE MAIN;
 ALTER TABLE mlcache.rule ALTER COLUMN filter SET STORAGE MAIN;
 ALTER TABLE mlcache.rule ALTER COLUMN servers SET STORAGE MAIN;
+ALTER TABLE mlcache.rule ALTER COLUMN tag SET STORAGE MAIN;
 ALTER TABLE mlcache.rule REPLICA IDENTITY FULL;
 CREATE INDEX rule_relation_idx ON mlcache.rule (relation);
 ALTER SEQUENCE mlcache.rule_id_seq OWNED BY mlcache.rule.id;
@@ -77,9 +90,14 @@ COMMENT ON SEQUENCE mlcache.rule_id_seq
 IS 'numbers of cache rules';
 COMMENT ON TABLE mlcache.rule
 IS 'what mlcache.attach() stored; seen through the view mlcache.rules';
+-- Row 0 is no rule: it has the secret of messages about keys of no rule.
+INSERT INTO mlcache.rule (id, relation, action, consistency, capture,
+						  on_unreachable, secret)
+VALUES (0, 0, 'invalidate', 'eventual', 'trigger', 'error',
+		('x' OPERATOR(pg_catalog.||) pg_catalog.left(pg_catalog.md5(pg_catalog.gen_random_uuid()::text), 16))::bit(64)::bigint);
 REVOKE ALL ON mlcache.rule FROM PUBLIC;
 REVOKE ALL ON SEQUENCE mlcache.rule_id_seq FROM PUBLIC;
-SELECT pg_catalog.pg_extension_config_dump('mlcache.rule', '');
+SELECT pg_catalog.pg_extension_config_dump('mlcache.rule', 'WHERE id OPERATOR(pg_catalog.>) 0');
 SELECT pg_catalog.pg_extension_config_dump('mlcache.rule_id_seq', '');
 
 CREATE VIEW mlcache.rules AS
@@ -87,7 +105,8 @@ SELECT id, relation, key, action, consistency, capture,
 	   ttl OPERATOR(pg_catalog.*) interval '1 ms' AS ttl,
 	   negative_ttl OPERATOR(pg_catalog.*) interval '1 ms' AS negative_ttl,
 	   columns, loader, filter, on_unreachable, servers
-FROM mlcache.rule;
+FROM mlcache.rule
+WHERE id OPERATOR(pg_catalog.>) 0;
 COMMENT ON VIEW mlcache.rules
 IS 'cache rules, one row each';
 GRANT SELECT ON mlcache.rules TO pg_monitor, mlcache_admin;
@@ -211,6 +230,39 @@ AS 'MODULE_PATHNAME', 'mlc_sql_last_read'
 LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED;
 COMMENT ON FUNCTION mlcache.last_read()
 IS 'where this session''s last read came from: L1, L2 (Redis), load (the row, now cached) or row; and the version that a cached value is no older than';
+
+-- ---------------------------------------------------------------------
+-- Writing to the cache, as part of the transaction
+-- ---------------------------------------------------------------------
+
+CREATE FUNCTION mlcache.set(key text, value text, ttl interval DEFAULT NULL,
+	tags text[] DEFAULT NULL)
+RETURNS void
+AS 'MODULE_PATHNAME', 'mlc_sql_set'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION mlcache.set(text, text, interval, text[])
+IS 'caches a value under a key that no rule gives, if and when the transaction commits';
+
+CREATE FUNCTION mlcache.delete(key text) RETURNS void
+AS 'MODULE_PATHNAME', 'mlc_sql_delete'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION mlcache.delete(text)
+IS 'removes what is cached under a key, if and when the transaction commits';
+
+CREATE FUNCTION mlcache.invalidate(key text) RETURNS void
+AS 'MODULE_PATHNAME', 'mlc_sql_invalidate'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION mlcache.invalidate(text)
+IS 'removes what is cached under a key, be it a row''s, set or fetched, if and when the transaction commits';
+
+REVOKE ALL ON FUNCTION
+	mlcache.set(text, text, interval, text[]), mlcache.delete(text),
+	mlcache.invalidate(text)
+FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+	mlcache.set(text, text, interval, text[]), mlcache.delete(text),
+	mlcache.invalidate(text)
+TO mlcache_writer, mlcache_admin;
 
 -- ---------------------------------------------------------------------
 -- Locks
@@ -544,7 +596,8 @@ SELECT r.id, r.relation, r.key,
 	   coalesce(t.fills, 0) AS fills,
 	   coalesce(t.refused, 0) AS refused
 FROM mlcache.rule r
-	LEFT JOIN mlcache.stat_get_rules() t ON t.rule OPERATOR(pg_catalog.=) r.id;
+	LEFT JOIN mlcache.stat_get_rules() t ON t.rule OPERATOR(pg_catalog.=) r.id
+WHERE r.id OPERATOR(pg_catalog.>) 0;
 COMMENT ON VIEW mlcache.stat_rules
 IS 'counters of each rule: decoded events, changes skipped for a NULL in the key, purges; and of its reads in SQL, a key each: hits, misses, those that might not use the cache, fills taken and refused';
 

@@ -127,6 +127,7 @@ store(const MlcAttach *attach, MlcCapture capture)
 	SET(MLC_RULE_SERVERS, names_datum(attach->nservers, attach->servers,
 									  NULLS(MLC_RULE_SERVERS)));
 	SET(MLC_RULE_SECRET, Int64GetDatum(random_secret()));
+	*NULLS(MLC_RULE_TAG) = true;
 #undef SET
 #undef NULLS
 
@@ -161,7 +162,7 @@ mlc_attach_restored(void)
 	ListCell   *lc;
 
 	CommandCounterIncrement();
-	foreach(lc, mlc_rule_all())
+	foreach(lc, mlc_rule_every())
 		forget_cached(((MlcRule *) lfirst(lc))->relid);
 
 	/* without the library the launcher will look at its start */
@@ -178,7 +179,7 @@ rules_of(Oid relid)
 	List	   *found = NIL;
 	ListCell   *lc;
 
-	foreach(lc, mlc_rule_all())
+	foreach(lc, mlc_rule_every())
 	{
 		MlcRule    *rule = lfirst(lc);
 

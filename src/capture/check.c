@@ -19,6 +19,7 @@
 #include "catalog/pg_inherits.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
+#include "read/free.h"
 #include "read/load.h"
 #include "redis/script.h"
 #include "redis/server.h"
@@ -247,6 +248,13 @@ check_template(const MlcAttach *attach, Relation relation)
 				 errmsg("invalid key template '%s'", attach->key),
 				 errdetail("%s", error.detail),
 				 error.hint ? errhint("%s", error.hint) : 0));
+	if (!template->parts[0].is_column &&
+		template->parts[0].text[0] == MLC_FETCH_PREFIX)
+		ereport(ERROR,
+				(errcode(ERRCODE_SYNTAX_ERROR),
+				 errmsg("invalid key template '%s'", attach->key),
+				 errdetail("Keys that begin with \"%c\" are kept for mlcache.fetch().",
+						   MLC_FETCH_PREFIX)));
 	if (template->parts[0].is_column)
 		ereport(ERROR,
 				(errcode(ERRCODE_SYNTAX_ERROR),

@@ -27,6 +27,7 @@
 #include "base/fault.h"
 #include "capture/decode.h"
 #include "funcapi.h"
+#include "read/match.h"
 #include "nodes/parsenodes.h"
 #include "replication/logical.h"
 #include "replication/output_plugin.h"
@@ -156,6 +157,24 @@ emit(LogicalDecodingContext *ctx, const MlcRule *rule, MlcOp op,
 	OutputPluginWrite(ctx, true);
 }
 
+/* All that the rule is about goes. */
+static void
+emit_all(LogicalDecodingContext *ctx, const MlcRule *rule)
+{
+	StringInfoData tag;
+
+	if (rule->id == MLC_RULE_FREE)
+		return;
+	if (rule->tag == NULL)
+	{
+		emit(ctx, rule, MLC_OP_TRUNCATE, NULL, NULL);
+		return;
+	}
+	initStringInfo(&tag);
+	appendStringInfoString(&tag, rule->tag);
+	emit(ctx, rule, MLC_OP_TAG, &tag, NULL);
+}
+
 /* Purges a rule, once a transaction. */
 static void
 purge(LogicalDecodingContext *ctx, const MlcRule *rule)
@@ -170,7 +189,7 @@ purge(LogicalDecodingContext *ctx, const MlcRule *rule)
 	MemoryContextSwitchTo(old);
 	if (data->sink && rule->stat)
 		pg_atomic_fetch_add_u64(&rule->stat->purges, 1);
-	emit(ctx, rule, MLC_OP_TRUNCATE, NULL, NULL);
+	emit_all(ctx, rule);
 }
 
 static void
@@ -379,11 +398,9 @@ rule_changed(LogicalDecodingContext *ctx, Relation relation,
 	if (MLC_FAULT_SKIP("decode-rule"))
 		return;
 	if (oldtuple)
-		emit(ctx, mlc_rule_from_tuple(oldtuple, desc), MLC_OP_TRUNCATE, NULL,
-			 NULL);
+		emit_all(ctx, mlc_rule_from_tuple(oldtuple, desc));
 	if (newtuple)
-		emit(ctx, mlc_rule_from_tuple(newtuple, desc), MLC_OP_TRUNCATE, NULL,
-			 NULL);
+		emit_all(ctx, mlc_rule_from_tuple(newtuple, desc));
 }
 
 static void
@@ -430,6 +447,22 @@ truncate_cb(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, int nrelations,
 	}
 }
 
+/* What was called for a key of no rule, a tag or a pattern. */
+static void
+emit_free(LogicalDecodingContext *ctx, MlcRule *rule, MlcOp op,
+		  StringInfo key, const char *body, uint32 bodylen)
+{
+	text	   *payload = NULL;
+
+	/* a rule that came in the meantime has the key now */
+	if (mlc_event_has_body(op) && mlc_match_key(key->data, key->len) &&
+		!MLC_FAULT_SKIP("decode-set"))
+		op = MLC_OP_INVALIDATE;
+	if (mlc_event_has_body(op))
+		payload = cstring_to_text_with_len(body, bodylen);
+	emit(ctx, rule, op, key, payload);
+}
+
 static void
 message_cb(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, XLogRecPtr lsn,
 		   bool transactional, const char *prefix, Size size,
@@ -461,13 +494,20 @@ message_cb(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, XLogRecPtr lsn,
 			purge(ctx, rule);
 		while ((result = mlc_event_message_next_key(&reader, &op, &key, &keylen)) > 0)
 		{
+			resetStringInfo(&data->key);
+			appendBinaryStringInfo(&data->key, key, keylen);
+			if (rule->id == MLC_RULE_FREE)
+			{
+				emit_free(ctx, rule, op, &data->key, reader.body,
+						  reader.bodylen);
+				continue;
+			}
+
 			/* payloads were taken from the rows themselves */
 			if (op == MLC_OP_UPDATE || op == MLC_OP_REPLICATE)
 				continue;
 			if (op != MLC_OP_REFRESH)
 				op = MLC_OP_INVALIDATE;
-			resetStringInfo(&data->key);
-			appendBinaryStringInfo(&data->key, key, keylen);
 			emit(ctx, rule, op, &data->key, NULL);
 		}
 		if (result < 0)

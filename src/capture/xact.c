@@ -29,7 +29,9 @@
 #include "capture/xact.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
+#include "read/free.h"
 #include "replication/message.h"
+#include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 
@@ -53,8 +55,11 @@ typedef struct DirtyKey
 	int			rule;			/* index into rules */
 	MlcOp		op;
 	uint32		keylen;
+	uint32		bodylen;
 	int			previous;		/* this key's event before; -1: none */
+	uint64		turn;			/* order of the calls */
 	char	   *key;
+	char	   *body;			/* NULL: none */
 } DirtyKey;
 
 /* Hash from (rule, key) to the last event; the key is the event's index. */
@@ -86,6 +91,7 @@ typedef struct DirtySet
 {
 	MemoryContext context;
 	bool		written;		/* the message is in WAL */
+	uint64		turn;			/* of the last call */
 	int			nrules;
 	int			rules_size;
 	DirtyRule  *rules;
@@ -227,26 +233,67 @@ hash_key(int32 rule, const char *key, uint32 keylen)
 						murmurhash32(rule));
 }
 
-void
-mlc_xact_add(const MlcRule *rule, MlcOp op, const char *key, uint32 keylen)
+/* Is the event about this very key, tag or pattern? */
+static bool
+is_about(const DirtyKey *event, int ruleno, MlcOp op, const char *key,
+		 uint32 keylen)
 {
-	DirtySet   *set = dirty_set();
-	int			ruleno;
+	return event->rule == ruleno && event->keylen == keylen &&
+		memcmp(event->key, key, keylen) == 0 &&
+		(event->op == op || !(mlc_event_is_sweep(event->op) ||
+							  mlc_event_is_sweep(op)));
+}
+
+static char *
+copy_bytes(DirtySet *set, const char *data, uint32 len)
+{
+	char	   *copy = MemoryContextAllocHuge(set->context, (Size) len + 1);
+
+	memcpy(copy, data, len);
+	copy[len] = '\0';
+	return copy;
+}
+
+/* Gives an event another op and body. */
+static void
+change(DirtySet *set, DirtyKey *event, MlcOp op, const char *body,
+	   uint32 bodylen)
+{
+	char	   *copy = body ? copy_bytes(set, body, bodylen) : NULL;
+
+	if (event->body)
+		pfree(event->body);
+	set->bytes = set->bytes - event->bodylen + bodylen;
+	event->op = op;
+	event->body = copy;
+	event->bodylen = bodylen;
+	event->turn = ++set->turn;
+}
+
+/* The key's last event; NULL: none. */
+static DirtyKey *
+find(DirtySet *set, int ruleno, MlcOp op, const char *key, uint32 keylen)
+{
+	KeyEntry   *entry;
+
+	if (set->table == NULL)
+		return NULL;
+	entry = keytable_lookup(set->table,
+							hash_key(set->rules[ruleno].id, key, keylen));
+	for (int i = entry ? entry->index : -1; i >= 0; i = set->keys[i].previous)
+		if (is_about(&set->keys[i], ruleno, op, key, keylen))
+			return &set->keys[i];
+	return NULL;
+}
+
+static void
+add(DirtySet *set, int ruleno, MlcOp op, const char *key, uint32 keylen,
+	const char *body, uint32 bodylen)
+{
 	int			segment = 0;
 	KeyEntry   *entry;
 	DirtyKey   *event;
 	bool		found;
-	int			i;
-
-	check_not_written(set);
-	ruleno = touch(set, rule);
-	if (set->rules[ruleno].all)
-		return;
-	if (set->bytes + keylen > (Size) mlc_capture_work_mem * 1024)
-	{
-		mlc_xact_add_all(rule);
-		return;
-	}
 
 	mark_savepoint(set);
 	if (set->nsavepoints > 0)
@@ -254,46 +301,110 @@ mlc_xact_add(const MlcRule *rule, MlcOp op, const char *key, uint32 keylen)
 	if (set->table == NULL)
 		set->table = keytable_create(set->context, 64, NULL);
 
-	entry = keytable_insert(set->table, hash_key(rule->id, key, keylen), &found);
-	if (!found)
-		entry->index = -1;
-
 	/* replace this key's event if it belongs to the same savepoint */
-	for (i = entry->index; i >= segment; i = set->keys[i].previous)
+	event = find(set, ruleno, op, key, keylen);
+	if (event && event - set->keys >= segment)
 	{
-		event = &set->keys[i];
-		if (event->rule == ruleno && event->keylen == keylen &&
-			memcmp(event->key, key, keylen) == 0)
-		{
-			event->op = op;
-			return;
-		}
+		change(set, event, op, body, bodylen);
+		return;
 	}
 
 	set->keys = grow(set, set->keys, set->nkeys, &set->keys_size,
 					 sizeof(DirtyKey));
 	event = &set->keys[set->nkeys];
+	memset(event, 0, sizeof(*event));
 	event->rule = ruleno;
-	event->op = op;
 	event->keylen = keylen;
-	event->previous = entry->index;
-	event->key = MemoryContextAlloc(set->context, keylen + 1);
-	memcpy(event->key, key, keylen);
-	event->key[keylen] = '\0';
+	event->key = copy_bytes(set, key, keylen);
+	change(set, event, op, body, bodylen);
+	entry = keytable_insert(set->table,
+							hash_key(set->rules[ruleno].id, key, keylen), &found);
+	event->previous = found ? entry->index : -1;
 	entry->index = set->nkeys++;
 	set->bytes += keylen + sizeof(DirtyKey) + sizeof(KeyEntry);
 }
 
-bool
-mlc_xact_is_dirty(const char *key, uint32 keylen)
+void
+mlc_xact_add(const MlcRule *rule, MlcOp op, const char *key, uint32 keylen)
 {
+	DirtySet   *set = dirty_set();
+	int			ruleno;
+
+	check_not_written(set);
+	ruleno = touch(set, rule);
+	if (set->rules[ruleno].all)
+		return;
+	if (set->bytes + keylen > (Size) mlc_capture_work_mem * 1024)
+		mlc_xact_add_all(rule);
+	else
+		add(set, ruleno, op, key, keylen, NULL, 0);
+}
+
+void
+mlc_xact_add_free(MlcOp op, const char *key, uint32 keylen,
+				  const char *body, uint32 bodylen)
+{
+	DirtySet   *set = dirty_set();
+	MlcRule    *rule = mlc_rule_by_id(MLC_RULE_FREE);
+
+	check_not_written(set);
+	if (rule == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the row of mlcache.rule that stands for free keys is missing"),
+				 errhint("DROP EXTENSION mlcache; CREATE EXTENSION mlcache;")));
+	if (set->bytes + keylen + bodylen > (Size) mlc_capture_work_mem * 1024)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("the transaction sets more than mlcache.capture_work_mem holds"),
+				 errdetail("It is %d kB.", mlc_capture_work_mem),
+				 errhint("Set less in one transaction, or SET mlcache.capture_work_mem to more.")));
+	add(set, touch(set, rule), op, key, keylen, body, bodylen);
+}
+
+/*
+ * Of a set: has a tag of it been invalidated since?  The relay cannot tell,
+ * since a transaction has one version.
+ */
+static bool
+is_overtaken(DirtySet *set, const DirtyKey *event)
+{
+	MlcBody		body;
+	const char *tag;
+	uint32		len;
+
+	if (event->op != MLC_OP_SET ||
+		!mlc_event_body_open(&body, event->body, event->bodylen))
+		return false;
+	while (mlc_event_body_next_tag(&body, &tag, &len))
+	{
+		DirtyKey   *later = find(set, event->rule, MLC_OP_TAG, tag, len);
+
+		if (later && later->turn > event->turn)
+			return true;
+	}
+	return false;
+}
+
+/* For mlc_free_pending: what this transaction has made of a free key. */
+static bool
+pending(const char *key, uint32 keylen, text * *value)
+{
+	DirtyKey   *event = NULL;
+	MlcBody		body;
+
+	*value = NULL;
 	if (dirty == NULL)
 		return false;
-	for (int i = 0; i < dirty->nkeys; i++)
-		if (dirty->keys[i].keylen == keylen &&
-			memcmp(dirty->keys[i].key, key, keylen) == 0)
-			return true;
-	return false;
+	for (int i = 0; i < dirty->nrules && event == NULL; i++)
+		if (dirty->rules[i].id == MLC_RULE_FREE)
+			event = find(dirty, i, MLC_OP_SET, key, keylen);
+	if (event == NULL)
+		return false;
+	if (event->op == MLC_OP_SET && !is_overtaken(dirty, event) &&
+		mlc_event_body_open(&body, event->body, event->bodylen))
+		*value = cstring_to_text_with_len(body.value, body.valuelen);
+	return true;
 }
 
 /* Is there a later event for the key of event i? */
@@ -301,20 +412,9 @@ static bool
 is_superseded(DirtySet *set, int i)
 {
 	DirtyKey   *event = &set->keys[i];
-	KeyEntry   *entry;
 
-	entry = keytable_lookup(set->table,
-							hash_key(set->rules[event->rule].id, event->key,
-									 event->keylen));
-	for (int j = entry->index; j > i; j = set->keys[j].previous)
-	{
-		DirtyKey   *later = &set->keys[j];
-
-		if (later->rule == event->rule && later->keylen == event->keylen &&
-			memcmp(later->key, event->key, event->keylen) == 0)
-			return true;
-	}
-	return false;
+	return find(set, event->rule, event->op, event->key,
+				event->keylen) != event;
 }
 
 static void
@@ -348,7 +448,16 @@ write_rule(DirtySet *set, int ruleno, StringInfo message)
 
 			if (event->rule != ruleno || is_superseded(set, i))
 				continue;
-			mlc_event_message_key(&keys, event->op, event->key, event->keylen);
+			if (is_overtaken(set, event))
+				mlc_event_message_key(&keys, MLC_OP_DELETE, event->key,
+									  event->keylen);
+			else if (event->body)
+				mlc_event_message_body(&keys, event->op, event->key,
+									   event->keylen, event->body,
+									   event->bodylen);
+			else
+				mlc_event_message_key(&keys, event->op, event->key,
+									  event->keylen);
 			section.nkeys++;
 		}
 		mlc_event_message_section(message, &section);
@@ -520,8 +629,11 @@ abort_savepoint(DirtySet *set, int level)
 								hash_key(set->rules[event->rule].id,
 										 event->key, event->keylen));
 		entry->index = event->previous;
-		set->bytes -= event->keylen + sizeof(DirtyKey) + sizeof(KeyEntry);
+		set->bytes -= event->keylen + event->bodylen + sizeof(DirtyKey) +
+			sizeof(KeyEntry);
 		pfree(event->key);
+		if (event->body)
+			pfree(event->body);
 	}
 
 	/* rules stay touched: an empty section does no harm */
@@ -578,6 +690,7 @@ mlc_xact_wake_at_commit(void)
 void
 mlc_xact_init(void)
 {
+	mlc_free_pending = pending;
 	RegisterXactCallback(xact_callback, NULL);
 	RegisterSubXactCallback(subxact_callback, NULL);
 }

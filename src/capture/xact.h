@@ -34,8 +34,13 @@ extern void mlc_xact_add(const MlcRule *rule, MlcOp op,
 /* Purges the rule as a whole when the transaction commits. */
 extern void mlc_xact_add_all(const MlcRule *rule);
 
-/* Is the key in the dirty set?  For reads of one's own writes. */
-extern bool mlc_xact_is_dirty(const char *key, uint32 keylen);
+/*
+ * Adds what was called for a key of no rule, a tag or a pattern.  body: of ops
+ * that carry one, else NULL.  Copies.  ERROR 54000 past
+ * mlcache.capture_work_mem.
+ */
+extern void mlc_xact_add_free(MlcOp op, const char *key, uint32 keylen,
+							  const char *body, uint32 bodylen);
 
 /* The end of this session's last commit record; InvalidXLogRecPtr: none. */
 extern XLogRecPtr mlc_xact_last_commit(void);

@@ -22,6 +22,9 @@
 
 #define SECTION_BYTES (4 + 8 + 1 + 4)
 #define KEY_BYTES (1 + 4)		/* before the key itself */
+#define BODY_LEN_BYTES 4		/* before the body itself */
+#define BODY_BYTES (8 + 4)		/* of a body, before its tags */
+#define TAG_BYTES 4				/* before the tag itself */
 
 #define JSON_ESCAPE_BYTES 6		/* \u00XX */
 #define JSON_PIECE 1024			/* bytes escaped between looks at the room */
@@ -67,8 +70,82 @@ static inline bool
 is_key_op(unsigned char op)
 {
 	return op == MLC_OP_INVALIDATE || op == MLC_OP_UPDATE ||
-		op == MLC_OP_REPLICATE || op == MLC_OP_REFRESH;
+		op == MLC_OP_REPLICATE || op == MLC_OP_REFRESH ||
+		op == MLC_OP_DELETE || mlc_event_has_body((MlcOp) op) ||
+		mlc_event_is_sweep((MlcOp) op);
 }
+
+/* ---- bodies ---- */
+
+void
+mlc_event_body_make(StringInfo out, int64 ttl, int32 ntags,
+					const char *const *tags, const uint32 *lens,
+					const char *value, uint32 valuelen)
+{
+	char		head[BODY_BYTES];
+	char	   *at = head;
+
+	Assert(ttl >= 0 && ntags >= 0);
+	at = put_uint32(at, (uint32) ((uint64) ttl >> 32));
+	at = put_uint32(at, (uint32) ttl);
+	put_uint32(at, (uint32) ntags);
+	appendBinaryStringInfo(out, head, sizeof(head));
+	for (int32 i = 0; i < ntags; i++)
+	{
+		char		len[TAG_BYTES];
+
+		put_uint32(len, lens[i]);
+		appendBinaryStringInfo(out, len, sizeof(len));
+		appendBinaryStringInfo(out, tags[i], (int) lens[i]);
+	}
+	appendBinaryStringInfo(out, value, (int) valuelen);
+}
+
+bool
+mlc_event_body_open(MlcBody *body, const char *data, uint32 len)
+{
+	const char *end = data + len;
+	uint32		ntags;
+
+	if (len < BODY_BYTES)
+		return false;
+	body->ttl = (int64) (((uint64) get_uint32(data) << 32) |
+						 get_uint32(data + 4));
+	ntags = get_uint32(data + 8);
+	body->tags = data + BODY_BYTES;
+	body->value = body->tags;
+
+	/* the value begins where the last tag ends */
+	for (uint32 i = 0; i < ntags; i++)
+	{
+		uint32		taglen;
+
+		if (end - body->value < TAG_BYTES)
+			return false;
+		taglen = get_uint32(body->value);
+		body->value += TAG_BYTES;
+		if (taglen > (size_t) (end - body->value))
+			return false;
+		body->value += taglen;
+	}
+	body->valuelen = (uint32) (end - body->value);
+	body->ntags = body->tags_left = (int32) ntags;
+	return body->ttl >= 0;
+}
+
+bool
+mlc_event_body_next_tag(MlcBody *body, const char **tag, uint32 *len)
+{
+	if (body->tags_left == 0)
+		return false;
+	*len = get_uint32(body->tags);
+	*tag = body->tags + TAG_BYTES;
+	body->tags = *tag + *len;
+	body->tags_left--;
+	return true;
+}
+
+/* ---- messages ---- */
 
 void
 mlc_event_message_begin(StringInfo out)
@@ -113,6 +190,19 @@ mlc_event_message_key(StringInfo out, MlcOp op, const char *key, uint32 keylen)
 	out->len += KEY_BYTES + (int) keylen;
 }
 
+void
+mlc_event_message_body(StringInfo out, MlcOp op, const char *key,
+					   uint32 keylen, const char *body, uint32 bodylen)
+{
+	char		len[BODY_LEN_BYTES];
+
+	Assert(mlc_event_has_body(op));
+	mlc_event_message_key(out, op, key, keylen);
+	put_uint32(len, bodylen);
+	appendBinaryStringInfo(out, len, sizeof(len));
+	appendBinaryStringInfo(out, body, (int) bodylen);
+}
+
 bool
 mlc_event_message_open(MlcMessageReader *reader, const char *data, size_t len)
 {
@@ -123,6 +213,8 @@ mlc_event_message_open(MlcMessageReader *reader, const char *data, size_t len)
 	reader->len = len;
 	reader->pos = 2;
 	reader->keys_left = 0;
+	reader->body = NULL;
+	reader->bodylen = 0;
 	return true;
 }
 
@@ -181,6 +273,35 @@ mlc_event_message_next_section(MlcMessageReader *reader,
 	return 1;
 }
 
+/* Reads what comes behind the key; false: it is malformed. */
+static bool
+read_body(MlcMessageReader *reader, MlcOp op)
+{
+	size_t		left = reader->len - reader->pos;
+	MlcBody		body;
+	uint32		n = 0;
+
+	reader->body = NULL;
+	reader->bodylen = 0;
+	if (!mlc_event_has_body(op))
+		return true;
+	if (left >= BODY_LEN_BYTES)
+	{
+		reader->body = reader->data + reader->pos + BODY_LEN_BYTES;
+		n = get_uint32(reader->data + reader->pos);
+		left -= BODY_LEN_BYTES;
+	}
+	if (reader->body == NULL || n > left || n > PG_INT32_MAX ||
+		!mlc_event_body_open(&body, reader->body, n))
+	{
+		reader->keys_left = MALFORMED;
+		return false;
+	}
+	reader->bodylen = n;
+	reader->pos += BODY_LEN_BYTES + n;
+	return true;
+}
+
 int
 mlc_event_message_next_key(MlcMessageReader *reader, MlcOp *op,
 						   const char **key, uint32 *keylen)
@@ -214,7 +335,7 @@ mlc_event_message_next_key(MlcMessageReader *reader, MlcOp *op,
 	*keylen = n;
 	reader->pos += KEY_BYTES + n;
 	reader->keys_left--;
-	return 1;
+	return read_body(reader, *op) ? 1 : -1;
 }
 
 const char *
@@ -232,6 +353,16 @@ mlc_event_op_name(MlcOp op)
 			return "refresh";
 		case MLC_OP_TRUNCATE:
 			return "truncate";
+		case MLC_OP_SET:
+			return "set";
+		case MLC_OP_DELETE:
+			return "delete";
+		case MLC_OP_TOUCH:
+			return "touch";
+		case MLC_OP_TAG:
+			return "invalidate_tag";
+		case MLC_OP_PATTERN:
+			return "invalidate_pattern";
 	}
 	Assert(false);
 	return "invalidate";		/* what is right for any entry */
@@ -278,6 +409,40 @@ append_json_string(StringInfo out, const char *text, uint32 len)
 	appendStringInfoCharMacro(out, '"');
 }
 
+static const char *
+key_name(MlcOp op)
+{
+	return op == MLC_OP_TAG ? "tag" : op == MLC_OP_PATTERN ? "pattern" : "key";
+}
+
+/* Of a set or touch: its ttl, its tags, its value. */
+static void
+append_body(StringInfo out, const MlcEvent *event)
+{
+	MlcBody		body;
+	const char *tag;
+	uint32		len;
+	bool		first = true;
+
+	if (!mlc_event_body_open(&body, event->payload, event->payloadlen))
+		return;
+	if (body.ttl > 0)
+		appendStringInfo(out, ",\"ttl\":" INT64_FORMAT, body.ttl);
+	while (mlc_event_body_next_tag(&body, &tag, &len))
+	{
+		appendStringInfoString(out, first ? ",\"tags\":[" : ",");
+		append_json_string(out, tag, len);
+		first = false;
+	}
+	if (!first)
+		appendStringInfoChar(out, ']');
+	if (event->op == MLC_OP_SET)
+	{
+		appendStringInfoString(out, ",\"payload\":");
+		append_json_string(out, body.value, body.valuelen);
+	}
+}
+
 void
 mlc_event_json(StringInfo out, const MlcEvent *event, MlcVersion version)
 {
@@ -290,13 +455,15 @@ mlc_event_json(StringInfo out, const MlcEvent *event, MlcVersion version)
 	appendStringInfoChar(out, '"');
 	if (event->key != NULL && event->op != MLC_OP_TRUNCATE)
 	{
-		appendStringInfoString(out, ",\"key\":");
+		appendStringInfo(out, ",\"%s\":", key_name(event->op));
 		append_json_string(out, event->key, event->keylen);
 	}
 	appendStringInfoString(out, ",\"version\":\"");
 	appendBinaryStringInfo(out, digits, MLC_VERSION_LEN);
 	appendStringInfo(out, "\",\"rule\":%d", event->rule);
-	if (event->payload != NULL)
+	if (mlc_event_has_body(event->op))
+		append_body(out, event);
+	else if (event->payload != NULL)
 	{
 		appendStringInfoString(out, ",\"payload\":");
 		append_json_string(out, event->payload, event->payloadlen);

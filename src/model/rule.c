@@ -298,7 +298,14 @@ mlc_rule_from_tuple(HeapTuple tuple, TupleDesc desc)
 	rule->relid = DatumGetObjectId(heap_getattr(tuple, MLC_RULE_RELATION,
 												desc, &isnull));
 	rule->key = text_column(tuple, desc, MLC_RULE_KEY);
-	rule->template = mlc_key_parse(rule->key, &error);
+	rule->tag = text_column(tuple, desc, MLC_RULE_TAG);
+	if (rule->key)
+		rule->template = mlc_key_parse(rule->key, &error);
+	else
+	{
+		rule->key = rule->tag ? rule->tag : pstrdup("");
+		rule->template = palloc0(sizeof(MlcTemplate));
+	}
 	if (rule->template == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
@@ -355,11 +362,28 @@ scan(Oid catalog, int attnum, Datum value)
 }
 
 List *
-mlc_rule_all(void)
+mlc_rule_every(void)
 {
 	Oid			catalog = mlc_rule_relid();
+	List	   *rules = OidIsValid(catalog) ? scan(catalog, 0, (Datum) 0) : NIL;
+	ListCell   *lc;
 
-	return OidIsValid(catalog) ? scan(catalog, 0, (Datum) 0) : NIL;
+	foreach(lc, rules)
+		if (((MlcRule *) lfirst(lc))->id == MLC_RULE_FREE)
+		rules = foreach_delete_current(rules, lc);
+	return rules;
+}
+
+List *
+mlc_rule_all(void)
+{
+	List	   *rules = mlc_rule_every();
+	ListCell   *lc;
+
+	foreach(lc, rules)
+		if (((MlcRule *) lfirst(lc))->tag)
+		rules = foreach_delete_current(rules, lc);
+	return rules;
 }
 
 bool

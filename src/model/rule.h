@@ -38,7 +38,14 @@
 #define MLC_RULE_ON_UNREACHABLE 12
 #define MLC_RULE_SERVERS 13
 #define MLC_RULE_SECRET 14
-#define MLC_RULE_NATTS 14
+#define MLC_RULE_TAG 15
+#define MLC_RULE_NATTS 15
+
+/*
+ * The id of a row of mlcache.rule that is no rule: it stands for the keys that
+ * no rule gives, and has the secret of the messages that set them.
+ */
+#define MLC_RULE_FREE 0
 
 typedef enum MlcConsistency
 {
@@ -57,8 +64,10 @@ typedef struct MlcRule
 {
 	int32		id;
 	Oid			relid;			/* the relation named in attach */
-	char	   *key;			/* the template's text */
-	MlcTemplate *template;
+	char	   *key;			/* the template's text; the tag of a rule by
+								 * tag; "" for MLC_RULE_FREE */
+	MlcTemplate *template;		/* without parts unless the rule gives keys */
+	char	   *tag;			/* NULL unless this is a rule by tag */
 	MlcOp		action;
 	MlcConsistency consistency;
 	MlcCapture	capture;
@@ -144,8 +153,14 @@ extern void mlc_rule_look_at_present(void);
 /* Builds a rule from a row of mlcache.rule, in the current context. */
 extern MlcRule *mlc_rule_from_tuple(HeapTuple tuple, TupleDesc desc);
 
-/* All rules, in the current context; the caller is in a transaction. */
+/*
+ * All rules that give keys, in the current context; the caller is in a
+ * transaction.
+ */
 extern List *mlc_rule_all(void);
+
+/* The same with the rules by tag. */
+extern List *mlc_rule_every(void);
 
 /*
  * Binds a rule to a relation, in the current context.  False if a column of

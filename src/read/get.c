@@ -36,6 +36,7 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "read/ask.h"
+#include "read/free.h"
 #include "read/get.h"
 #include "read/load.h"
 #include "read/match.h"
@@ -401,17 +402,23 @@ load_and_fill(MlcRead *reads, int n, const char *token, bool own_snapshot)
 
 /* ---- the read ---- */
 
+/* The rule that gives the key; NULL: it is a free key, to be read as such. */
 static MlcRule *
 find_rule(const char *key, uint32 keylen)
 {
 	MlcRule    *rule = mlc_match_key(key, keylen);
 
+	if (rule == NULL && mlc_free_is_readable())
+	{
+		mlc_free_check_key(key, keylen);
+		return NULL;
+	}
 	if (rule == NULL || !mlc_match_check(rule->id))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("no cache rule gives the key \"%s\"",
 						pnstrdup(key, pg_mbcliplen(key, keylen, 100))),
-				 errhint("SELECT mlcache.attach('table', key => 'prefix:{column}');")));
+				 errhint("SELECT mlcache.attach('table', key => 'prefix:{column}'); keys that mlcache.set() wrote are for members of mlcache_reader.")));
 	return rule;
 }
 
@@ -456,6 +463,23 @@ check_standby(MlcRead *reads, int n)
 				 errhint("Read it from the primary.")));
 }
 
+/* A key that no rule gives has no row: it is what Redis holds. */
+static void
+read_free(MlcRead *read, const MlcBound *bound)
+{
+	if (mlc_free_pending(read->key, read->keylen, &read->value))
+		return;
+	if (!young_enough(bound))
+		return;
+	read->value = mlc_free_get(read->key, read->keylen, &read->lo);
+	if (read->value && !mlc_ask_new_enough(bound, read->lo))
+		read->value = NULL;
+	if (read->value)
+		read->source = MLC_FROM_L2;
+	else
+		read->lo = no_version;
+}
+
 /* The first look, without leaving this server. */
 static void
 look_up(MlcRead *read, bool cached, const MlcBound *bound)
@@ -481,6 +505,11 @@ look_up(MlcRead *read, bool cached, const MlcBound *bound)
 	}
 
 	read->rule = find_rule(read->key, read->keylen);
+	if (read->rule == NULL)
+	{
+		read_free(read, bound);
+		return;
+	}
 	read->link = NULL;
 	read->busy = 0;
 	read->own = false;

@@ -25,6 +25,8 @@ mlc_tally_reads(const MlcRead *reads, int n, bool cached, uint64 start)
 		const MlcRead *read = &reads[i];
 
 		slowest = Max(slowest, read->source);
+		if (read->source < MLC_FROM_L2 || read->rule == NULL)
+			continue;			/* such as keys of no rule */
 		if (read->source == MLC_FROM_L2)
 			mlc_stats_rule(read->rule->id, MLC_RULE_HITS_L2, 1);
 		else if (read->source > MLC_FROM_L2)

@@ -21,13 +21,13 @@
 typedef struct MlcRelayRule
 {
 	int32		id;				/* hash key */
-	MlcTemplate *template;
+	MlcTemplate *template;		/* NULL: it gives no keys */
 	char	   *glob;			/* of its keys */
 	char	   *guard_glob;		/* of their guards */
 	int64		ttl;			/* ms; 0: none */
 	MlcConsistency consistency;
 	bool		refresh;
-	bool		replicate;
+	bool		replicate;		/* its events make entries */
 	int			nservers;		/* 0: all */
 	char	  **servers;
 	uint32		mask;			/* of targets; see mask_generation */

@@ -16,6 +16,7 @@
 #include "base/fault.h"
 #include "miscadmin.h"
 #include "redis/command.h"
+#include "relay/free.h"
 #include "relay/purge.h"
 #include "relay/target.h"
 #include "shm/stats.h"
@@ -25,8 +26,8 @@
 #define APPLY_KEYS 64			/* entries a scripted call */
 #define OOM_PAUSE 1000			/* ms without values once Redis was full */
 
-static void
-expect(MlcTarget *target, MlcExpect what)
+void
+mlc_target_expect(MlcTarget *target, MlcExpect what)
 {
 	if (target->nexpect == target->expect_size)
 	{
@@ -67,7 +68,7 @@ append_publish(MlcTarget *target, MlcVersion applying)
 	mlc_command_add_cstr(&cmd, applied);
 	mlc_command_add_cstr(&cmd, next);
 	mlc_command_append(&cmd, target->conn);
-	expect(target, MLC_EXPECT_PUBLISH);
+	mlc_target_expect(target, MLC_EXPECT_PUBLISH);
 
 	target->applying = applying;
 	target->published = target->applied;
@@ -111,7 +112,7 @@ flush_strong_removals(MlcTarget *target, Removals *removals)
 	mlc_command_add_cstr(&removals->cmd, target->ns);
 	mlc_command_add_cstr(&removals->cmd, "");
 	mlc_command_append(&removals->cmd, target->conn);
-	expect(target, MLC_EXPECT_UNLINK);
+	mlc_target_expect(target, MLC_EXPECT_UNLINK);
 	target->stat->invalidated += removals->n;
 	removals->n = 0;
 }
@@ -142,7 +143,7 @@ flush_removals(MlcTarget *target, Removals *removals)
 						removals->guards.len - start);
 	}
 	mlc_command_append(&removals->cmd, target->conn);
-	expect(target, MLC_EXPECT_UNLINK);
+	mlc_target_expect(target, MLC_EXPECT_UNLINK);
 	target->stat->invalidated += removals->n;
 	removals->n = 0;
 }
@@ -184,7 +185,7 @@ flush_values(MlcTarget *target, Values *values)
 						event->payloadlen);
 	}
 	mlc_command_append(&values->cmd, target->conn);
-	expect(target, MLC_EXPECT_APPLY);
+	mlc_target_expect(target, MLC_EXPECT_APPLY);
 	values->n = 0;
 }
 
@@ -194,6 +195,7 @@ append_stream(MlcTarget *target, MlcOp op, MlcRelayRule *rule,
 			  uint32 payloadlen, MlcVersion version)
 {
 	char		text[MLC_VERSION_LEN + 1];
+	MlcBody		body;
 	MlcCommand	cmd;
 
 	mlc_version_print(version, text);
@@ -215,13 +217,19 @@ append_stream(MlcTarget *target, MlcOp op, MlcRelayRule *rule,
 	mlc_command_add_cstr(&cmd, text);
 	mlc_command_add_cstr(&cmd, "rule");
 	mlc_command_add_int(&cmd, rule->id);
+	if (mlc_event_has_body(op) &&
+		mlc_event_body_open(&body, payload, payloadlen))
+	{
+		payload = op == MLC_OP_SET ? body.value : NULL;
+		payloadlen = body.valuelen;
+	}
 	if (payload)
 	{
 		mlc_command_add_cstr(&cmd, "payload");
 		mlc_command_add(&cmd, payload, payloadlen);
 	}
 	mlc_command_append(&cmd, target->conn);
-	expect(target, MLC_EXPECT_STREAM);
+	mlc_target_expect(target, MLC_EXPECT_STREAM);
 }
 
 static bool
@@ -342,6 +350,8 @@ mlc_target_send(MlcTarget *target, MlcBatch *batch)
 		MlcBatchEvent *event = &batch->events[i];
 
 		if (event->dead || !concerns(target, event->rule, event->version))
+			continue;
+		if (mlc_free_send(target, event, oom))
 			continue;
 		if (is_scripted(event) && !oom)
 		{

@@ -34,17 +34,21 @@ make_rule(const MlcRule *rule)
 	entry = hash_search(mlc_relay->rules, &rule->id, HASH_ENTER, &found);
 	memset((char *) entry + sizeof(entry->id), 0,
 		   sizeof(*entry) - sizeof(entry->id));
-	entry->template = mlc_key_parse(rule->key, &error);
-	initStringInfo(&glob);
-	mlc_key_glob(entry->template, &glob);
-	entry->glob = glob.data;
-	initStringInfo(&glob);
-	mlc_key_guard_glob(entry->template, &glob);
-	entry->guard_glob = glob.data;
+	if (rule->id != MLC_RULE_FREE && rule->tag == NULL)
+	{
+		entry->template = mlc_key_parse(rule->key, &error);
+		initStringInfo(&glob);
+		mlc_key_glob(entry->template, &glob);
+		entry->glob = glob.data;
+		initStringInfo(&glob);
+		mlc_key_guard_glob(entry->template, &glob);
+		entry->guard_glob = glob.data;
+	}
 	entry->ttl = rule->ttl;
 	entry->consistency = rule->consistency;
 	entry->refresh = rule->action == MLC_OP_REFRESH;
-	entry->replicate = rule->action == MLC_OP_REPLICATE;
+	entry->replicate = rule->action == MLC_OP_REPLICATE ||
+		rule->id == MLC_RULE_FREE;
 	entry->nservers = rule->nservers;
 	if (rule->nservers > 0)
 	{

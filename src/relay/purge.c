@@ -15,6 +15,7 @@
 
 #include "miscadmin.h"
 #include "redis/command.h"
+#include "relay/free.h"
 #include "relay/purge.h"
 #include "utils/memutils.h"
 
@@ -188,7 +189,9 @@ mlc_purge_all(MlcTarget *target, HTAB *rules)
 
 	hash_seq_init(&status, rules);
 	while ((rule = hash_seq_search(&status)) != NULL)
-		all[nrules++] = rule;
-	return scan(target, "mlc:*", true, all, nrules) &&
+		if (rule->template)
+			all[nrules++] = rule;
+	return mlc_free_purge(target) &&
+		scan(target, "mlc:*", true, all, nrules) &&
 		scan(target, "*", false, all, nrules);
 }

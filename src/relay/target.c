@@ -23,6 +23,7 @@
 #include "redis/command.h"
 #include "redis/server.h"
 #include "redis/script.h"
+#include "relay/free.h"
 #include "relay/purge.h"
 #include "relay/target.h"
 #include "utils/builtins.h"
@@ -235,7 +236,7 @@ gap(MlcReply **state, MlcVersion *applied, MlcVersion position,
  * later change of the same batch has removed the entry already.
  */
 static bool
-redelivery_shows(MlcReply **state, HTAB *rules)
+redelivery_shows(MlcTarget *target, MlcReply **state, HTAB *rules)
 {
 	HASH_SEQ_STATUS status;
 	MlcRelayRule *rule;
@@ -246,7 +247,8 @@ redelivery_shows(MlcReply **state, HTAB *rules)
 		return false;
 	hash_seq_init(&status, rules);
 	while ((rule = hash_seq_search(&status)) != NULL)
-		found |= rule->replicate;
+		found |= rule->replicate &&
+			(rule->id != MLC_RULE_FREE || mlc_free_any(target));
 	return found;
 }
 
@@ -298,7 +300,7 @@ mlc_target_connect(MlcTarget *target, MlcVersion position,
 		char		nonce[MLC_NONCE_LEN + 1];
 
 		new_nonce(nonce);
-		if (!redelivery_shows(reply->elements, rules))
+		if (!redelivery_shows(target, reply->elements, rules))
 		{
 			MlcReply   *adopted;
 

@@ -90,6 +90,9 @@ extern bool mlc_target_connect(MlcTarget *target, MlcVersion position,
 extern bool mlc_target_is_idle(MlcTarget *target);
 extern bool mlc_target_is_live(MlcTarget *target);
 
+/* One more reply of this kind is to come. */
+extern void mlc_target_expect(MlcTarget *target, MlcExpect what);
+
 /*
  * Sends a batch; its replies are collected by mlc_target_poll().  Purges are
  * carried out here and now.  False: the target is down.

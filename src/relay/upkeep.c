@@ -177,7 +177,7 @@ mlc_upkeep_load(void)
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	mlc_rule_look_at_present();
-	rules = OidIsValid(get_extension_oid("mlcache", true)) ? mlc_rule_all() : NIL;
+	rules = OidIsValid(get_extension_oid("mlcache", true)) ? mlc_rule_every() : NIL;
 	if (rules != NIL)
 	{
 		old = CurrentMemoryContext;
@@ -185,6 +185,8 @@ mlc_upkeep_load(void)
 		MemoryContextSwitchTo(old);
 		foreach(lc, rules)
 			(void) mlc_intake_rule(lfirst(lc));
+		if (mlc_rule_by_id(MLC_RULE_FREE))
+			(void) mlc_intake_rule(mlc_rule_by_id(MLC_RULE_FREE));
 	}
 	mlc_relay->strong = false;
 	foreach(lc, rules)

@@ -15,8 +15,67 @@
 int			LLVMFuzzerTestOneInput(const uint8_t * data, size_t size);
 
 static const MlcOp ops[] = {
-	MLC_OP_INVALIDATE, MLC_OP_UPDATE, MLC_OP_REPLICATE, MLC_OP_REFRESH
+	MLC_OP_INVALIDATE, MLC_OP_UPDATE, MLC_OP_REPLICATE, MLC_OP_REFRESH,
+	MLC_OP_SET, MLC_OP_DELETE, MLC_OP_TOUCH, MLC_OP_TAG, MLC_OP_PATTERN
 };
+
+/*
+ * A body that opens is what the encoder makes of the parts it gives, and lies
+ * within its bytes.
+ */
+static void
+check_body(const char *data, uint32 len)
+{
+	MlcBody		body;
+	StringInfoData again;
+	const char *tags[64];
+	uint32		lens[64];
+	int			n = 0;
+
+	if (!mlc_event_body_open(&body, data, len))
+		return;
+	CHECK(body.ttl >= 0);
+	CHECK(body.value >= data && body.value + body.valuelen == data + len);
+	if (body.ntags > 64)
+		return;
+	while (mlc_event_body_next_tag(&body, &tags[n], &lens[n]))
+	{
+		CHECK(tags[n] >= data && tags[n] + lens[n] <= body.value);
+		n++;
+	}
+	CHECK(n == body.ntags);
+	initStringInfo(&again);
+	mlc_event_body_make(&again, body.ttl, n, tags, lens, body.value,
+						body.valuelen);
+	CHECK((uint32) again.len == len && memcmp(again.data, data, len) == 0);
+	pfree(again.data);
+}
+
+/* Makes a body of up to two tags and a value, as the bytes say. */
+static void
+make_body(StringInfo out, const char *data, uint32 len)
+{
+	uint32		cut = len > 1 ? (unsigned char) data[0] % len : 0;
+	const char *tags[2];
+	uint32		lens[2];
+
+	tags[0] = data;
+	lens[0] = cut;
+	tags[1] = data + cut;
+	lens[1] = (len - cut) / 2;
+	resetStringInfo(out);
+	mlc_event_body_make(out, (int64) len << 20, (int) (len % 3), tags, lens,
+						data, len);
+	for (uint32 i = 0; i < (uint32) out->len; i++)
+	{
+		char	   *copy = malloc(i > 0 ? i : 1);
+
+		memcpy(copy, out->data, i);
+		check_body(copy, i);
+		free(copy);
+	}
+	check_body(out->data, (uint32) out->len);
+}
 
 /*
  * Reads all of a message.  What was read goes back through the encoder into
@@ -49,7 +108,19 @@ read_whole(const char *data, size_t len, StringInfo again)
 													&keylen)) > 0)
 		{
 			CHECK(key >= data && key + keylen <= data + len);
-			mlc_event_message_key(again, op, key, keylen);
+			CHECK((reader.body != NULL) == mlc_event_has_body(op));
+			if (reader.body)
+			{
+				MlcBody		body;
+
+				CHECK(reader.body + reader.bodylen <= data + len);
+				CHECK(mlc_event_body_open(&body, reader.body, reader.bodylen));
+				check_body(reader.body, reader.bodylen);
+				mlc_event_message_body(again, op, key, keylen, reader.body,
+									   reader.bodylen);
+			}
+			else
+				mlc_event_message_key(again, op, key, keylen);
 			nkeys++;
 		}
 		if (result < 0)
@@ -133,6 +204,7 @@ check_recipe(const uint8_t * data, size_t size)
 		const char *key;
 		uint32		len;
 	}			keys[4][8];
+	StringInfoData body;
 	int			nsections = 0;
 	size_t		ends[4 + 4 * 8 + 1];
 	int			nends = 0;
@@ -140,6 +212,7 @@ check_recipe(const uint8_t * data, size_t size)
 
 	initStringInfo(&message);
 	initStringInfo(&again);
+	initStringInfo(&body);
 	mlc_event_message_begin(&message);
 	ends[nends++] = (size_t) message.len;
 	while (nsections < 4 && at + 14 <= size)
@@ -160,11 +233,19 @@ check_recipe(const uint8_t * data, size_t size)
 
 			if (len > size - at)
 				len = (uint32) (size - at);
-			keys[nsections][i].op = ops[len % 4];
+			keys[nsections][i].op = ops[len % lengthof(ops)];
 			keys[nsections][i].key = (const char *) data + at;
 			keys[nsections][i].len = len;
-			mlc_event_message_key(&message, ops[len % 4],
-								  (const char *) data + at, len);
+			if (mlc_event_has_body(keys[nsections][i].op))
+			{
+				make_body(&body, (const char *) data + at, len);
+				mlc_event_message_body(&message, keys[nsections][i].op,
+									   (const char *) data + at, len,
+									   body.data, (uint32) body.len);
+			}
+			else
+				mlc_event_message_key(&message, keys[nsections][i].op,
+									  (const char *) data + at, len);
 			CHECK(message.data[message.len] == '\0');
 			at += len;
 		}
@@ -191,6 +272,12 @@ check_recipe(const uint8_t * data, size_t size)
 			CHECK(mlc_event_message_next_key(&reader, &op, &key, &len) == 1);
 			CHECK(op == keys[s][i].op && len == keys[s][i].len);
 			CHECK(memcmp(key, keys[s][i].key, len) == 0);
+			if (mlc_event_has_body(op))
+			{
+				make_body(&body, key, len);
+				CHECK(reader.bodylen == (uint32) body.len);
+				CHECK(memcmp(reader.body, body.data, reader.bodylen) == 0);
+			}
 		}
 		CHECK(mlc_event_message_next_key(&reader, &op, &key, &len) == 0);
 	}
@@ -228,6 +315,7 @@ check_recipe(const uint8_t * data, size_t size)
 
 	pfree(message.data);
 	pfree(again.data);
+	pfree(body.data);
 }
 
 int

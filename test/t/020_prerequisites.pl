@@ -41,7 +41,7 @@ sub setup_row
 
 sub stays_unchanged
 {
-	is($node->safe_psql('postgres', 'SELECT count(*) FROM mlcache.rule'), 0, 'no rule was stored');
+	is($node->safe_psql('postgres', 'SELECT count(*) FROM mlcache.rules'), 0, 'no rule was stored');
 	is($node->safe_psql('postgres', 'SELECT count(*) FROM pg_replication_slots'), 0, 'no slot was made');
 }
 

@@ -947,14 +947,20 @@ end
 
 -- ---------- cleaning up ----------
 
-local function scan(args, pattern)
-	if not find(args[2], '^%d+$') then
+-- The count.
+local function need_cursor(cursor, count)
+	if not find(cursor, '^%d+$') then
 		arg_error('cursor must be a number')
 	end
-	local count = tonumber(args[3])
-	if not find(args[3], '^%d+$') or count < 1 or count > MAX_KEYS then
+	local number = tonumber(count)
+	if not find(count, '^%d+$') or number < 1 or number > MAX_KEYS then
 		arg_error('count must be 1 to %d', MAX_KEYS)
 	end
+	return number
+end
+
+local function scan(args, pattern)
+	local count = need_cursor(args[2], args[3])
 	local page = redis.call('SCAN', args[2], 'MATCH', pattern, 'COUNT', count)
 	return page[1], page[2]
 end

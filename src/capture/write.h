@@ -1,0 +1,33 @@
+/*-------------------------------------------------------------------------
+ *
+ * capture/write.h
+ *	  Writing to the cache as part of the transaction: keys of no rule, and
+ *	  invalidations by key, tag and pattern.
+ *
+ * Each takes effect on every server if and when the transaction commits, in
+ * commit order; a savepoint that is rolled back takes it back.  All raise 55000
+ * where no relay would deliver it, 25006 in a transaction that only reads,
+ * 22023 for what cannot be a key, 54000 past mlcache.capture_work_mem.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef MLC_CAPTURE_WRITE_H
+#define MLC_CAPTURE_WRITE_H
+
+#include "postgres.h"
+
+/* Bytes of a value that may be set. */
+#define MLC_WRITE_MAX (64 * 1024 * 1024)
+
+/* The entry gets a value.	ttl: ms, 0: none.  42809 for a key of a rule. */
+extern void mlc_write_set(const char *key, uint32 keylen, const char *value,
+						  uint32 valuelen, int64 ttl, int ntags,
+						  const char *const *tags, const uint32 *lens);
+
+/* The entry goes. */
+extern void mlc_write_delete(const char *key, uint32 keylen);
+
+/* The same, and what mlcache.fetch() cached under the key. */
+extern void mlc_write_invalidate(const char *key, uint32 keylen);
+
+#endif							/* MLC_CAPTURE_WRITE_H */

@@ -1,0 +1,50 @@
+/*-------------------------------------------------------------------------
+ *
+ * read/free.h
+ *	  Keys that no rule gives: their names, who may read them, and what Redis
+ *	  holds under them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef MLC_READ_FREE_H
+#define MLC_READ_FREE_H
+
+#include "postgres.h"
+
+#include "lib/stringinfo.h"
+#include "model/version.h"
+
+/* Kinds of indexes in Redis; see lua/tag.lua. */
+#define MLC_INDEX_TAG 't'
+#define MLC_INDEX_FETCHED 'k'
+#define MLC_INDEX_FREE 'f'		/* has no text */
+
+/* Begins the keys of what mlcache.fetch() caches, and no others. */
+#define MLC_FETCH_PREFIX '#'
+
+/* Appends the name of an index.  Needs no transaction. */
+extern void mlc_free_index(StringInfo out, const char *ns, char kind,
+						   const char *text, uint32 len);
+
+/*
+ * ERROR 22023 for what cannot be the key of an entry, or is kept for fetch().
+ */
+extern void mlc_free_check_key(const char *key, uint32 keylen);
+
+/* May the current role read free keys?  It must be in mlcache_reader. */
+extern bool mlc_free_is_readable(void);
+
+/*
+ * What this transaction has made of a free key: *value, NULL where it is gone;
+ * false: nothing.  Set by capture/xact, which knows.
+ */
+extern bool (*mlc_free_pending) (const char *key, uint32 keylen, text * *value);
+
+/*
+ * What Redis holds under a free key, in the current context; NULL: nothing,
+ * or Redis is not to be asked.  *version: it is no older.  Never throws for
+ * trouble with Redis.
+ */
+extern text * mlc_free_get(const char *key, uint32 keylen, MlcVersion *version);
+
+#endif							/* MLC_READ_FREE_H */

@@ -1,0 +1,159 @@
+
+-- ======================================================================
+-- Free keys and tags: what no rule's template finds again.
+--
+-- A free key is one that no rule gives: mlcache.set() makes its entry, the
+-- relay delivers it, and its guard is an entry's like any other.
+--
+-- A tag is an index, the sorted set "mlc:tag:<ns>:<what>", whose members are
+-- keys and whose scores are the times (ms) at which their entries are gone at
+-- the latest; what is "t:<tag>" for a tag, "k:<key>" for all that fetch() has
+-- cached under a key, and "f" for the free keys.  Braces in it are escaped, so
+-- that no index can be taken for a guard.  Callers name indexes as keys.
+--
+-- A key enters its indexes with its lease, not with its entry: then nothing
+-- can be filled that an invalidation of the tag has not met.  Indexes never
+-- expire, since what can expire can be evicted.  Members that are dead are
+-- taken out little by little: by score, and at random where there is none.
+-- ======================================================================
+
+local MAX_INDEXES = 100
+local TRIM = 8				-- members looked at when one comes in
+local FOREVER = 'inf'
+
+-- When the entry or lease behind a guard is gone: nil, it is already.
+local function gone_at(name, now)
+	local left = redis.call('PTTL', name)
+	if left == -2 then
+		return nil
+	end
+	return left == -1 and FOREVER or now + left
+end
+
+local function guard_of_member(key)
+	local fine, name = pcall(guard_name, key)
+	return fine and name or nil
+end
+
+-- Takes a member out if it is dead, else says when it will be.
+local function look_after(index, key, now)
+	local name = guard_of_member(key)
+	local gone = name and gone_at(name, now)
+	if gone then
+		redis.call('ZADD', index, gone, key)
+		return 0
+	end
+	return redis.call('ZREM', index, key)
+end
+
+-- Looks after a few members.	-> how many went.
+local function trim(index, now, count)
+	local went = 0
+	for _, key in ipairs(redis.call('ZRANGEBYSCORE', index, '-inf', '(' .. format('%.0f', now),
+		'LIMIT', 0, count)) do
+		went = went + look_after(index, key, now)
+	end
+	local some = redis.call('ZRANDMEMBER', index, 2, 'WITHSCORES')
+	for i = 1, #some, 2 do
+		if some[i + 1] == FOREVER then
+			went = went + look_after(index, some[i], now)
+		end
+	end
+	return went
+end
+
+-- The indexes of keys from the second on learn of the first.
+local function enter_indexes(keys, now, life)
+	local gone = life == 0 and FOREVER or format('%.0f', now + life)
+	for i = 2, #keys do
+		trim(keys[i], now, TRIM)
+		redis.call('ZADD', keys[i], 'GT', gone, keys[1])
+	end
+end
+
+-- 1 key and its indexes; ns, nonce, version, ttl (ms, 0 = none), payload ->
+-- {set, skipped, deleted}, as mlc_apply's op 'r' does; what would need an index
+-- that may be evicted is deleted instead.
+local function mlc_set(keys, args)
+	need_keys(keys, 1, 1 + MAX_INDEXES)
+	need_args(args, 5, 5)
+	local key = keys[1]
+	local name = guard_name(key)
+	local current, applied = get_state(args[1])
+	if current ~= args[2] then
+		return wrong_nonce(args[1])
+	end
+	local version = need_version('version', args[3])
+	local ttl = need_ms('time to live', args[4], 0)
+	local now = now_ms()
+	local action, guard = decide('r', '', version, redis.call('MGET', name)[1], applied, now)
+	if action == 'set' and evicts_marks(now) then
+		action = 'delete'
+	end
+	if action == 'skip' and guard then
+		return {0, 1, 0}
+	end
+	local plan = new_plan()
+	if action == 'set' then
+		enter_indexes(keys, now, ttl)
+		put(plan, key, args[5], ttl)
+		put(plan, name, entry_text(version, version, false), ttl)
+	else
+		clear(plan, key, name, guard)
+	end
+	run(plan)
+	return {action == 'set' and 1 or 0, action == 'skip' and 1 or 0, action == 'delete' and 1 or 0}
+end
+
+-- 1 key; ns -> {'hit', payload, lo, hi, applied}, {'miss'} or {'unarmed'}.
+-- Takes no lease: for keys that nobody can load.
+local function mlc_peek(keys, args)
+	need_keys(keys, 1, 1)
+	need_args(args, 1, 1)
+	local key = keys[1]
+	local name = guard_name(key)
+	local nonce, applied = get_state(args[1])
+	if not is_armed(args[1], nonce) or not applied then
+		return {'unarmed'}
+	end
+	local found = redis.call('MGET', key, name)
+	local guard = found[1] and parse_guard(found[2])
+	if not guard or guard.lo == '' or guard.absent then
+		return {'miss'}
+	end
+	return {'hit', found[1], guard.lo, guard.hi, applied}
+end
+
+-- 1 index; ns, version, cursor, count: one step through its members; entries
+-- that are older than version go, and leases, but no marks.
+-- -> {next cursor, members that went}.	 What was filled by who may have seen the
+-- version stays: that is what lo says.
+local function mlc_untag(keys, args)
+	need_keys(keys, 1, 1)
+	need_args(args, 4, 4)
+	need_name('namespace', args[1])
+	local index, version = keys[1], need_version('version', args[2])
+	local count = need_cursor(args[3], args[4])
+	local page = redis.call('ZSCAN', index, args[3], 'COUNT', count)
+	local members, now, went = page[2], now_ms(), 0
+	for i = 1, #members, 2 do
+		local key = members[i]
+		local name = guard_of_member(key)
+		local guard = name and parse_marked_guard(redis.call('MGET', name)[1], now)
+		if not guard or guard.lo == '' or before(guard.lo, version) then
+			if name then
+				-- key by key: in a cluster, a command is for one slot
+				local plan = new_plan()
+				clear(plan, key, name, guard)
+				run(plan)
+			end
+			redis.call('ZREM', index, key)
+			went = went + 1
+		end
+	end
+	return {page[1], went}
+end
+
+register('mlc_set', mlc_set)
+register('mlc_untag', mlc_untag, 'allow-oom')
+register('mlc_peek', mlc_peek, 'no-writes')

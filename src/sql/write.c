@@ -1,0 +1,131 @@
+/*-------------------------------------------------------------------------
+ *
+ * sql/write.c
+ *	  SQL: set, delete, invalidate.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "base/interval.h"
+#include "capture/write.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+PG_FUNCTION_INFO_V1(mlc_sql_set);
+PG_FUNCTION_INFO_V1(mlc_sql_delete);
+PG_FUNCTION_INFO_V1(mlc_sql_invalidate);
+
+#define TTL_MAX (INT64CONST(100) * 365 * 86400 * 1000)
+#define TAGS_MAX 64
+#define TAG_MAX 1024			/* bytes */
+
+/* A text argument that must be there. */
+static text *
+text_arg(FunctionCallInfo fcinfo, int n, const char *name)
+{
+	if (PG_ARGISNULL(n))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not be null", name)));
+	return PG_GETARG_TEXT_PP(n);
+}
+
+/* A time to live in ms; 0 for NULL: none. */
+static int64
+ttl_arg(FunctionCallInfo fcinfo, int n)
+{
+	int64		ms;
+
+	if (PG_ARGISNULL(n))
+		return 0;
+	ms = mlc_interval_ms(PG_GETARG_INTERVAL_P(n));
+	if (ms <= 0 || ms > TTL_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("ttl must be from one millisecond to 100 years")));
+	return ms;
+}
+
+static void
+check_tag(const char *tag, uint32 len)
+{
+	if (len == 0 || len > TAG_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a tag must have 1 to %d bytes", TAG_MAX)));
+}
+
+/* Tags; NULL means none. */
+static int
+tags_arg(FunctionCallInfo fcinfo, int n, const char ***tags, uint32 **lens)
+{
+	Datum	   *elems;
+	bool	   *nulls;
+	int			count;
+
+	if (PG_ARGISNULL(n))
+		return 0;
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(n), TEXTOID, -1, false,
+					  TYPALIGN_INT, &elems, &nulls, &count);
+	if (count > TAGS_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("there can be %d tags at most", TAGS_MAX)));
+	*tags = palloc(sizeof(char *) * Max(count, 1));
+	*lens = palloc(sizeof(uint32) * Max(count, 1));
+	for (int i = 0; i < count; i++)
+	{
+		text	   *tag;
+
+		if (nulls[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("tags must not contain nulls")));
+		tag = DatumGetTextPP(elems[i]);
+		(*tags)[i] = VARDATA_ANY(tag);
+		(*lens)[i] = VARSIZE_ANY_EXHDR(tag);
+		check_tag((*tags)[i], (*lens)[i]);
+	}
+	return count;
+}
+
+/* mlcache.set(key, value, ttl, tags) */
+Datum
+mlc_sql_set(PG_FUNCTION_ARGS)
+{
+	text	   *key = text_arg(fcinfo, 0, "key");
+	text	   *value = text_arg(fcinfo, 1, "value");
+	int64		ttl = ttl_arg(fcinfo, 2);
+	const char **tags = NULL;
+	uint32	   *lens = NULL;
+	int			ntags = tags_arg(fcinfo, 3, &tags, &lens);
+
+	mlc_write_set(VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key),
+				  VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value), ttl, ntags,
+				  tags, lens);
+	PG_RETURN_VOID();
+}
+
+/* mlcache.delete(key) */
+Datum
+mlc_sql_delete(PG_FUNCTION_ARGS)
+{
+	text	   *key = text_arg(fcinfo, 0, "key");
+
+	mlc_write_delete(VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key));
+	PG_RETURN_VOID();
+}
+
+/* mlcache.invalidate(key) */
+Datum
+mlc_sql_invalidate(PG_FUNCTION_ARGS)
+{
+	text	   *key = text_arg(fcinfo, 0, "key");
+
+	mlc_write_invalidate(VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key));
+	PG_RETURN_VOID();
+}
