@@ -50,6 +50,7 @@
 #include "utils/memutils.h"
 
 #include "redis/reply.h"
+#include "redis/tls.h"
 
 /* What hiredis reads at once: fewer bytes mean that there were no more. */
 #define MLC_CONN_READ_SIZE (16 * 1024)
@@ -68,6 +69,7 @@ struct MlcConn
 	MemoryContext context;
 	MlcRedisOptions options;
 	redisContext *redis;		/* NULL when closed */
+	MlcTls	   *tls;			/* of redis; NULL: plain text */
 	bool		dead;			/* I/O failed: only replies read are left */
 	int			pending;		/* replies owed */
 	MlcReplyScan scan;			/* of the next reply */
@@ -110,12 +112,15 @@ set_error(MlcConn *conn, int sqlstate, const char *fmt,...)
 static void
 set_dead(MlcConn *conn, const char *what)
 {
+	const char *reason = conn->tls ? mlc_tls_error() : NULL;
+
+	if (reason == NULL)
+		reason = conn->redis->errstr[0] != '\0' ?
+			conn->redis->errstr : "unknown error";
 	set_error(conn,
 			  conn->redis->err == REDIS_ERR_PROTOCOL ?
 			  ERRCODE_PROTOCOL_VIOLATION : ERRCODE_CONNECTION_FAILURE,
-			  "%s Redis at %s: %s", what, conn->where,
-			  conn->redis->errstr[0] != '\0' ?
-			  conn->redis->errstr : "unknown error");
+			  "%s Redis at %s: %s", what, conn->where, reason);
 	conn->redis->err = 0;
 	conn->dead = true;
 }
@@ -134,6 +139,7 @@ mlc_conn_close(MlcConn *conn)
 		ReleaseExternalFD();
 	}
 	conn->redis = NULL;
+	conn->tls = NULL;
 	free(conn->out);
 	conn->out = NULL;
 	conn->out_size = conn->out_start = conn->out_end = 0;
@@ -265,6 +271,8 @@ write_some(MlcConn *conn)
 											 piece);
 			conn->out_start += piece;
 		}
+		if (conn->tls)
+			mlc_tls_forget();
 		if (rc != REDIS_OK || redisBufferWrite(redis, &done) != REDIS_OK)
 		{
 			set_dead(conn, "could not send to");
@@ -285,6 +293,8 @@ read_some(MlcConn *conn)
 	{
 		size_t		before = reader->len;
 
+		if (conn->tls)
+			mlc_tls_forget();
 		if (redisBufferRead(conn->redis) != REDIS_OK)
 		{
 			set_dead(conn, "could not read from");
@@ -468,6 +478,33 @@ start_connecting(MlcConn *conn)
 	return true;
 }
 
+/* The TLS handshake; connect_timeout counts from start. */
+static bool
+shake_hands(MlcConn *conn, instr_time start)
+{
+	char		error[256];
+	int			events;
+
+	conn->tls = mlc_tls_start(conn->redis, &conn->options, error, sizeof(error));
+	events = conn->tls ? mlc_tls_handshake(conn->tls, error, sizeof(error)) : -1;
+	while (events > 0)
+	{
+		if (!wait_io(conn, events, start, conn->options.connect_timeout))
+		{
+			set_error(conn, ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION,
+					  "Redis at %s did not finish the TLS handshake within %d ms",
+					  conn->where, conn->options.connect_timeout);
+			return false;
+		}
+		events = mlc_tls_handshake(conn->tls, error, sizeof(error));
+	}
+	if (events == 0)
+		return true;
+	set_error(conn, ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION,
+			  "could not connect to Redis at %s: %s", conn->where, error);
+	return false;
+}
+
 static bool
 finish_connecting(MlcConn *conn)
 {
@@ -493,7 +530,7 @@ finish_connecting(MlcConn *conn)
 				  strerror(err));
 		return false;
 	}
-	return true;
+	return !conn->options.tls || shake_hands(conn, start);
 }
 
 /*
@@ -600,6 +637,14 @@ mlc_conn_create(MemoryContext context, const MlcRedisOptions *options)
 		copy->username = MemoryContextStrdup(context, options->username);
 	if (options->password != NULL)
 		copy->password = MemoryContextStrdup(context, options->password);
+	if (options->ca_file != NULL)
+		copy->ca_file = MemoryContextStrdup(context, options->ca_file);
+	if (options->cert_file != NULL)
+		copy->cert_file = MemoryContextStrdup(context, options->cert_file);
+	if (options->key_file != NULL)
+		copy->key_file = MemoryContextStrdup(context, options->key_file);
+	if (options->server_name != NULL)
+		copy->server_name = MemoryContextStrdup(context, options->server_name);
 	if (options->path != NULL)
 		snprintf(conn->where, sizeof(conn->where), "%s", options->path);
 	else if (strchr(options->host, ':') != NULL)
@@ -628,14 +673,6 @@ mlc_conn_open(MlcConn *conn)
 	mlc_conn_close(conn);
 	conn->error[0] = '\0';
 	conn->sqlstate = 0;
-	if (conn->options.tls)
-	{
-		set_error(conn, ERRCODE_FEATURE_NOT_SUPPORTED,
-				  "could not connect to Redis at %s: mlcache was built without TLS support",
-				  conn->where);
-		return false;
-	}
-
 	scratch = AllocSetContextCreate(CurrentMemoryContext, "mlcache login",
 									ALLOCSET_SMALL_SIZES);
 	old = MemoryContextSwitchTo(scratch);
@@ -703,8 +740,10 @@ mlc_conn_check_closed(MlcConn *conn)
 		set_error(conn, ERRCODE_CONNECTION_FAILURE,
 				  "could not read from Redis at %s: %s", conn->where,
 				  strerror(errno));
+	else if (conn->tls && rc > 0 && !conn->dead && !read_some(conn))
+		;						/* read_some() has said why */
 	else if (conn->pending == 0 &&
-			 (rc > 0 || conn->redis->reader->len > conn->redis->reader->pos))
+			 ((rc > 0 && !conn->tls) || conn->redis->reader->len > conn->redis->reader->pos))
 		set_error(conn, ERRCODE_PROTOCOL_VIOLATION,
 				  "Redis at %s sent what nobody asked for", conn->where);
 	else if (!conn->dead)

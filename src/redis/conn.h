@@ -27,6 +27,11 @@ typedef struct MlcRedisOptions
 	char	   *username;		/* NULL: default user */
 	char	   *password;		/* NULL: no AUTH */
 	bool		tls;			/* rediss:// */
+	char	   *ca_file;		/* whom we trust; NULL: the system's */
+	char	   *cert_file;		/* who we are, or NULL */
+	char	   *key_file;		/* of cert_file */
+	char	   *server_name;	/* in the server's certificate; NULL: host */
+	bool		no_verify;		/* encrypt only */
 	int			connect_timeout;	/* ms */
 	int			timeout;		/* ms, for one reply to arrive */
 } MlcRedisOptions;

@@ -44,8 +44,13 @@ static const Option known[] = {
 	{"timeout", ForeignServerRelationId, true, 1, 3600000},
 	{"namespace", ForeignServerRelationId, false, 0, 0},
 	{"stream", ForeignServerRelationId, true, 0, PG_INT32_MAX},
+	{"tls_ca_file", ForeignServerRelationId, false, 0, 0},
+	{"tls_server_name", ForeignServerRelationId, false, 0, 0},
+	{"tls_verify", ForeignServerRelationId, false, 0, 0},
 	{"username", UserMappingRelationId, false, 0, 0},
 	{"password", UserMappingRelationId, false, 0, 0},
+	{"tls_cert_file", UserMappingRelationId, false, 0, 0},
+	{"tls_key_file", UserMappingRelationId, false, 0, 0},
 };
 
 static int
@@ -81,7 +86,7 @@ validate_url(const char *url)
 				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
 				 errmsg("invalid value for option \"url\""),
 				 errdetail("%s", wrong),
-				 errhint("Write redis://host:port/db or unix:///path/to/socket; user name and password belong into a user mapping.")));
+				 errhint("Write redis://host:port/db, rediss://host:port/db or unix:///path/to/socket; user name and password belong into a user mapping.")));
 }
 
 static void
@@ -97,10 +102,29 @@ validate_namespace(const char *ns)
 				 errdetail("It must have 1 to 64 letters, digits, '_', '.' or '-'.")));
 }
 
+/* Files are read with the server's rights, so not everybody may name them. */
+static void
+validate_tls_files(bool have_cert, bool have_key)
+{
+	if ((have_cert || have_key) && !superuser())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("only superusers may set tls_cert_file and tls_key_file")));
+	if (have_cert != have_key)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_DYNAMIC_PARAMETER_VALUE_NEEDED),
+				 errmsg("tls_cert_file and tls_key_file come together"),
+				 errhint("Both may name the same file.")));
+}
+
 void
 mlc_server_validate(List *options, Oid catalog)
 {
 	bool		have_url = false;
+	bool		have_tls = false;
+	const char *tls_option = NULL;
+	bool		have_cert = false;
+	bool		have_key = false;
 	ListCell   *lc;
 
 	foreach(lc, options)
@@ -134,10 +158,25 @@ mlc_server_validate(List *options, Oid catalog)
 		{
 			validate_url(defGetString(def));
 			have_url = true;
+			have_tls = strncmp(defGetString(def), "rediss", 6) == 0;
 		}
 		else if (strcmp(option->name, "namespace") == 0)
 			validate_namespace(defGetString(def));
+		else if (strcmp(option->name, "tls_verify") == 0)
+			(void) defGetBoolean(def);
+		have_cert |= strcmp(option->name, "tls_cert_file") == 0;
+		have_key |= strcmp(option->name, "tls_key_file") == 0;
+		if (catalog == ForeignServerRelationId &&
+			strncmp(option->name, "tls_", 4) == 0)
+			tls_option = option->name;
 	}
+	validate_tls_files(have_cert, have_key);
+	if (tls_option && have_url && !have_tls)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+				 errmsg("option \"%s\" needs a url that begins with rediss://",
+						tls_option),
+				 errdetail("With redis:// the connection is plain text.")));
 	if (catalog == ForeignServerRelationId && !have_url)
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_DYNAMIC_PARAMETER_VALUE_NEEDED),
@@ -237,6 +276,12 @@ mlc_server_load(Oid serverid)
 			server->ns = value;
 		else if (strcmp(def->defname, "stream") == 0)
 			server->stream = atoi(value);
+		else if (strcmp(def->defname, "tls_ca_file") == 0)
+			server->options.ca_file = value;
+		else if (strcmp(def->defname, "tls_server_name") == 0)
+			server->options.server_name = value;
+		else if (strcmp(def->defname, "tls_verify") == 0)
+			server->options.no_verify = !defGetBoolean(def);
 	}
 	foreach(lc, mapping)
 	{
@@ -247,6 +292,10 @@ mlc_server_load(Oid serverid)
 			server->options.username = value;
 		else if (strcmp(def->defname, "password") == 0)
 			server->options.password = value;
+		else if (strcmp(def->defname, "tls_cert_file") == 0)
+			server->options.cert_file = value;
+		else if (strcmp(def->defname, "tls_key_file") == 0)
+			server->options.key_file = value;
 		appendStringInfo(&fingerprint, "%s=%s\n", def->defname, value);
 	}
 	if (server->ns == NULL)

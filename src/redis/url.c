@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * redis/url.c
- *	  Where a server is: redis://host:port/db and unix:///path?db=n.
+ *	  Where a server is: redis://host:port/db, rediss://host:port/db (TLS) and
+ *	  unix:///path?db=n.
  *
  * What is wrong is told in sentences of our own that quote nothing of the
  * URL: somebody may have put a password into it.
@@ -16,6 +17,7 @@
 #include <sys/un.h>
 
 #include "redis/conn.h"
+#include "redis/tls.h"
 
 #define MLC_CONN_DEFAULT_PORT 6379
 #define MLC_CONN_DEFAULT_CONNECT_TIMEOUT 1000	/* ms */
@@ -154,7 +156,9 @@ mlc_conn_parse_url(const char *url, MlcRedisOptions *options)
 	if (strncmp(url, "rediss://", 9) == 0)
 	{
 		options->tls = true;
-		return "mlcache was built without TLS support, so rediss:// cannot be used.";
+		if (!mlc_tls_built_in())
+			return "mlcache was built without TLS support, which takes hiredis 1.0 or later with hiredis_ssl.";
+		return parse_tcp(url + 9, options);
 	}
 	return "The URL must begin with redis://, rediss:// or unix://.";
 }

@@ -28,11 +28,11 @@ my $python = $ENV{MLC_PYTHON} // '/usr/bin/python3';
 
 our $timeout = 60;				# seconds for any condition
 
-# new(name, cold => N, redis => [args], tables => 0/1, conf => text, server => options)
+# new(name, cold => N, redis => [args], tables => 0/1, conf => text, url => url, server => options)
 sub new
 {
 	my ($class, $name, %opt) = @_;
-	my $self = bless { cold => $opt{cold} // 500, name => $name }, $class;
+	my $self = bless { cold => $opt{cold} // 500, name => $name, url => $opt{url} }, $class;
 
 	$self->{redis} = MlcRedis->new("$name-redis");
 	$self->{redis}->start(@{ $opt{redis} // [] });
@@ -87,7 +87,7 @@ CONF
 sub create_server
 {
 	my ($self, $options) = @_;
-	my $url = $self->{redis}->url;
+	my $url = $self->{url} // $self->{redis}->url;
 
 	$options = $options ? ", $options" : '';
 	$self->sql('CREATE EXTENSION mlcache');
