@@ -24,6 +24,7 @@
 
 #define UNLINK_KEYS 256			/* entries a command; as many guards */
 #define APPLY_KEYS 64			/* entries a scripted call */
+#define SEND_BYTES (64 * 1024)	/* sent while the rest is still laid out */
 #define OOM_PAUSE 1000			/* ms without values once Redis was full */
 
 void
@@ -40,6 +41,10 @@ mlc_target_expect(MlcTarget *target, MlcExpect what)
 									  sizeof(MlcExpect) * target->expect_size);
 	}
 	target->expect[target->nexpect++] = what;
+
+	/* Redis need not wait for the last command; trouble is met later */
+	if (mlc_conn_unsent(target->conn) >= SEND_BYTES)
+		(void) mlc_conn_push(target->conn);
 }
 
 static void

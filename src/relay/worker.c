@@ -89,7 +89,7 @@ decode(void)
 		if (mlc_batch_is_full(mlc_relay->current) || mlc_relay->spool ||
 			mlc_batch_is_full(mlc_relay->weak))
 			return false;
-		if ((i & 1023) == 0)
+		if ((i & 255) == 0)
 			mlc_flow_poll();
 		if (!mlc_slot_read())
 		{

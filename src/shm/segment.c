@@ -179,14 +179,19 @@ void
 mlc_segment_want_relay(void)
 {
 	MlcRelayShared *relay = mlc_segment_my_relay();
+	Latch	   *latch;
 
 	if (relay == NULL)
 		return;
 	LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
 	relay->wanted = true;
 	pg_atomic_fetch_add_u32(&relay->generation, 1);
+	latch = relay->latch;
 	LWLockRelease(mlc_shared->lock);
-	mlc_segment_wake(relay);
+
+	/* it may sleep without waiting for commits, as with every server paused */
+	if (latch)
+		SetLatch(latch);
 	mlc_segment_wake_launcher();
 }
 
