@@ -26,6 +26,7 @@ typedef struct MlcRelayRule
 	char	   *guard_glob;		/* of their guards */
 	int64		ttl;			/* ms; 0: none */
 	MlcConsistency consistency;
+	bool		invalidate;		/* its action */
 	bool		refresh;
 	bool		replicate;		/* its events make entries */
 	int			nservers;		/* 0: all */

@@ -59,6 +59,23 @@ wait_visible(MlcBatch *batch)
 	CurrentResourceOwner = owner;
 }
 
+/*
+ * The same while decoding, with no snapshot to be had: a transaction that has
+ * left the array of running ones is in no new snapshot.
+ */
+static void
+wait_visible_now(MlcBatch *batch)
+{
+	if (MLC_FAULT_SKIP("relay-visibility"))
+		return;
+	for (int i = 0; i < batch->nxids; i++)
+		while (TransactionIdIsInProgress(batch->xids[i]))
+		{
+			CHECK_FOR_INTERRUPTS();
+			pg_usleep(100L);
+		}
+}
+
 static bool
 all_idle(void)
 {
@@ -295,6 +312,21 @@ weak_is_due(void)
 		 mlc_relay->weak->bytes >= MLC_BATCH_BYTES ||
 		 TimestampDifferenceExceeds(mlc_relay->weak_since, GetCurrentTimestamp(),
 									mlc_weak_window));
+}
+
+void
+mlc_flow_stream(void)
+{
+	MemoryContext old = CurrentMemoryContext;
+
+	wait_visible_now(mlc_relay->current);
+
+	/* what is held back of the transactions before comes first */
+	if (mlc_relay->weak->nevents > 0)
+		mlc_batch_merge(mlc_relay->current, mlc_relay->weak);
+	mlc_relay->current->applying = mlc_relay->version;
+	send_batch(mlc_relay->current, mlc_relay->position);
+	MemoryContextSwitchTo(old);
 }
 
 /* Sends what has been decoded, once its transactions are visible. */

@@ -4,13 +4,19 @@
  *	  The sink: decoded events go into batches.
  *
  * Called while decoding, under a historic snapshot: only queues.  Changes of
- * weak rules are held back in a batch of their own; a transaction larger than
- * mlcache.relay_work_mem goes to a spool on disk.
+ * weak rules are held back in a batch of their own.
+ *
+ * Large transactions.  Values and reloads must come out once a key, with the
+ * last one, since nobody may see what a transaction wrote on its way; beyond
+ * mlcache.relay_work_mem they go to a spool on disk, and out at the end.  To
+ * remove an entry twice does no harm, so removals of rules that do nothing
+ * else are sent batch by batch while the transaction is still being decoded.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "base/fault.h"
 #include "base/guc.h"
 #include "model/key.h"
 #include "relay/relay.h"
@@ -46,6 +52,7 @@ make_rule(const MlcRule *rule)
 	}
 	entry->ttl = rule->ttl;
 	entry->consistency = rule->consistency;
+	entry->invalidate = rule->action == MLC_OP_INVALIDATE;
 	entry->refresh = rule->action == MLC_OP_REFRESH;
 	entry->replicate = rule->action == MLC_OP_REPLICATE ||
 		rule->id == MLC_RULE_FREE;
@@ -87,8 +94,17 @@ sink_begin(MlcSink *sink, TransactionId xid, MlcVersion version,
 	mlc_relay->version = version;
 	mlc_relay->committed = committed;
 	mlc_relay->had_events = false;
+	mlc_relay->must_wait = false;
 	mlc_relay->transactions++;
 	mlc_batch_add_xid(mlc_relay->current, xid);
+}
+
+/* May it be sent before the transaction's other events are known? */
+static bool
+is_plain_removal(MlcOp op, const MlcRelayRule *rule)
+{
+	return op == MLC_OP_INVALIDATE && rule->invalidate &&
+		!MLC_FAULT_SKIP("relay-stream");
 }
 
 static void
@@ -98,7 +114,7 @@ move_to_spool(MlcBatch *batch)
 	{
 		MlcBatchEvent *event = &batch->events[i];
 
-		if (event->dead ||
+		if (event->dead || is_plain_removal(event->op, event->rule) ||
 			mlc_version_compare(event->version, mlc_relay->version) != 0)
 			continue;
 		mlc_spool_put(mlc_relay->spool, event->rule, event->op, event->key,
@@ -122,6 +138,7 @@ begin_spool(void)
 	move_to_spool(mlc_relay->current);
 	move_to_spool(mlc_relay->weak);
 	mlc_relay->spilled++;
+	mlc_relay->must_wait = false;
 }
 
 static void
@@ -129,6 +146,7 @@ sink_event(MlcSink *sink, const MlcEvent *event, const MlcRule *rule)
 {
 	MlcRelayRule *target_rule = mlc_intake_rule(rule);
 	MlcBatch   *batch = mlc_relay->current;
+	bool		plain;
 
 	mlc_relay->had_events = true;
 
@@ -143,7 +161,8 @@ sink_event(MlcSink *sink, const MlcEvent *event, const MlcRule *rule)
 		return;
 	}
 
-	if (mlc_relay->spool)
+	plain = is_plain_removal(event->op, target_rule);
+	if (mlc_relay->spool && !plain)
 	{
 		mlc_spool_put(mlc_relay->spool, target_rule, event->op, event->key,
 					  event->keylen, event->payload, event->payloadlen);
@@ -163,9 +182,15 @@ sink_event(MlcSink *sink, const MlcEvent *event, const MlcRule *rule)
 				  event->payload, event->payloadlen, mlc_relay->version);
 	mlc_batch_committed(batch, mlc_relay->committed);
 
-	if (mlc_relay->current->bytes + mlc_relay->weak->bytes >
+	mlc_relay->must_wait |= !plain;
+
+	if (mlc_relay->must_wait && mlc_relay->current->bytes + mlc_relay->weak->bytes >
 		(Size) mlc_relay_work_mem * 1024)
 		begin_spool();
+	if (plain && !mlc_relay->must_wait &&
+		(mlc_batch_is_full(mlc_relay->current) ||
+		 mlc_batch_is_full(mlc_relay->weak)))
+		mlc_flow_stream();
 }
 
 static void

@@ -51,6 +51,8 @@ typedef struct MlcRelay
 	MlcVersion	version;		/* of the transaction at hand */
 	TimestampTz committed;
 	bool		had_events;
+	bool		must_wait;		/* it has events of which the last of a key
+								 * counts, and they are not in a spool */
 	MlcVersion	position;		/* decoded and visible */
 	XLogRecPtr	caught_up;		/* all flushed WAL up to here was decoded */
 	bool		rewind;			/* decode again from the confirmed position */
@@ -101,6 +103,13 @@ extern void mlc_flow_finish(void);
 
 /* Sends what has been decoded, once its transactions are visible. */
 extern void mlc_flow_dispatch(void);
+
+/*
+ * Sends the current batch in the middle of a transaction, of which it holds
+ * removals only.  Called while decoding; waits for the transaction to be
+ * visible and for Redis, as a walsender waits for its socket there.
+ */
+extern void mlc_flow_stream(void);
 
 /* Publishes progress that no batch has carried, and the heartbeat. */
 extern void mlc_flow_publish(void);

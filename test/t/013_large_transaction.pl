@@ -102,5 +102,45 @@ $t->clear_fault;
 watch_until_applied($version);
 my $wrong = grep { ($t->redis->command('GET', "big:$_") // '') !~ /"n":7/ } map { $_ * 20 } 1 .. 3000;
 is($wrong, 0, 'delivered again from its beginning after the relay was killed in it');
+
+# Plain removals are sent while the transaction is decoded, values of the same
+# transaction come last, through the disk.
+$t->sql(<<'SQL');
+CREATE TABLE plain (id int PRIMARY KEY, n int);
+INSERT INTO plain SELECT g, 0 FROM generate_series(1, 40000) g;
+SELECT mlcache.attach('plain', key => 'plain:{id}');
+CREATE TABLE weak AS SELECT * FROM plain;
+ALTER TABLE weak ADD PRIMARY KEY (id);
+SELECT mlcache.attach('weak', key => 'weak:{id}', consistency => 'weak');
+SQL
+$t->wait_applied;
+my @some = (1, 100, 20_000, 40_000);
+
+for my $fault ('', 'relay-after-send=exit', 'relay-before-applied=exit', 'relay-stream=skip')
+{
+	my $case = $fault || 'undisturbed';
+	my $exits = $fault =~ /exit/;
+	my $n;
+
+	$t->wait_armed;
+	is(join(' ', map { $t->fill_key("plain:$_"), $t->fill_key("weak:$_") } @some),
+		join(' ', ('ok') x 8), "$case: filled");
+	$t->set_fault($fault) if $fault;
+	$position = $t->log_position;
+	$version = $t->sql('BEGIN; UPDATE plain SET n = n + 1; UPDATE big SET n = n + 1;'
+		  . ' UPDATE weak SET n = n + 1;'
+		  . ' DELETE FROM plain WHERE id % 7 = 0; UPDATE big SET n = n + 1 WHERE id % 2 = 0;'
+		  . ' INSERT INTO plain SELECT g * 7, 1 FROM generate_series(1, 5714) g;'
+		  . ' COMMIT; SELECT mlcache.last_commit_version()');
+	$t->wait_log(qr/fault point "\S+" reached/, $position) if $exits;
+	$t->clear_fault if $fault;
+	watch_until_applied($version);
+	is(scalar(grep { $t->redis->command('EXISTS', "plain:$_", "weak:$_") } @some), 0,
+		"$case: entries are gone");
+	$wrong = grep { $t->redis->command('GET', "big:$_->[0]") !~ /"n":$_->[1]\b/ }
+	  map { [split / /] }
+	  split /\n/, $t->sql("SELECT id || ' ' || n FROM big WHERE id % 40 < 2");
+	is($wrong, 0, "$case: values are the last ones");
+}
 $t->stop;
 done_testing();

@@ -77,5 +77,48 @@ for my $skip (0, 1)
 	is($t->look_up($key2), $t->row($key2), 'what is updated is fresh') unless $skip;
 	$t->clear_fault;
 }
+# The same for a transaction of which parts are sent while it is decoded: more
+# changes than a batch holds.
+$t->sql(<<'SQL');
+CREATE TABLE many (id int PRIMARY KEY, n int);
+INSERT INTO many SELECT g, 0 FROM generate_series(1, 10000) g;
+SELECT mlcache.attach('many', key => 'many:{id}');
+SQL
+$t->wait_applied;
+for my $skip (0, 1)
+{
+	my $key = 'many:' . (1 + $skip);
+	my ($session, $old);
+
+	$t->wait_applied;
+	is($t->fill_key($key), 'ok', 'filled');
+	$old = $t->look_up($key);
+	$t->set_fault('relay-visibility=skip') if $skip;
+	standby('nobody');
+	$session = $t->node->background_psql('postgres', on_error_stop => 0);
+	$session->query_until(qr/begun/, "\\echo begun\nUPDATE many SET n = n + 1;\n");
+	if ($skip)
+	{
+		$t->wait_for('the removal', sub { $t->look_up($key) ne $old });
+		is($t->fill_key($key), 'ok', 'a reader fills what it sees');
+		is($t->look_up($key), $old, 'the old row');
+	}
+	else
+	{
+		$t->wait_for('the relay to wait while it decodes',
+			sub {
+				$t->sql("SET synchronous_commit = local; SELECT count(*) FROM pg_stat_activity"
+					  . " WHERE backend_type = 'mlcache relay' AND xact_start < now()") > 0;
+			});
+		is($t->look_up($key), $old, 'nothing is removed yet');
+	}
+	standby('');
+	$session->quit;
+	$t->wait_applied;
+	$skip
+	  ? is($t->look_up($key), $old, 'sent too early, the removal is lost')
+	  : isnt($t->look_up($key), $old, 'it does not outlive the commit');
+	$t->clear_fault;
+}
 $t->stop;
 done_testing();
