@@ -10,6 +10,7 @@ SELECT mlcache.set('greeting', 'hello');
 \echo :SQLSTATE
 
 SELECT mlcache.attach('t', key => 'fk:{id}');
+SELECT settle();
 SELECT listen() \gset
 
 -- takes effect at commit, in and outside PostgreSQL
