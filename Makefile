@@ -15,9 +15,9 @@ DATA = $(sort mlcache--1.0.sql $(notdir $(wildcard $(mlc_top)/mlcache--*.sql)))
 mlc_top := $(if $(VPATH),$(VPATH),.)
 mlc_path = $(patsubst $(mlc_top)/%,%,$(wildcard $(mlc_top)/$(1)))
 
-# The generated script_text.c may lie in src/redis/ already.
+# The generated texts may lie in src/ already.
 OBJS := $(sort $(patsubst %.c,%.o,$(call mlc_path,src/*/*.c) src/mlcache.c) \
-	src/redis/script_text.o)
+	src/redis/script_text.o src/audit/report_text.o)
 mlc_lua := $(sort $(call mlc_path,src/redis/lua/*.lua))
 
 ifdef VPATH
@@ -57,7 +57,7 @@ REGRESS_OPTS = --inputdir=$(srcdir)
 ISOLATION = $(sort $(basename $(notdir $(wildcard $(mlc_top)/test/isolation/specs/*.spec))))
 ISOLATION_OPTS = --inputdir=$(srcdir)/test/isolation
 
-EXTRA_CLEAN = $(OBJS:.o=.d) src/redis/script_text.c
+EXTRA_CLEAN = $(OBJS:.o=.d) src/redis/script_text.c src/audit/report_text.c
 
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 ifeq ($(PGXS),)
@@ -65,17 +65,22 @@ $(error $(PG_CONFIG) not found: install postgresql-server-dev, or name it: make 
 endif
 include $(PGXS)
 
-# The Lua text as a C string, a line a line; mlcache.lua comes first, since
-# FUNCTION LOAD wants its "#!lua" line at the top.  Question marks are escaped
-# lest two of them make a trigraph.
+# A text as a C string, a line a line.  Question marks are escaped lest two of
+# them make a trigraph.
+mlc_as_c = { echo '/* Generated from $(1) by the Makefile: do not edit. */'; \
+	  echo '\#include "$(2)"'; \
+	  echo 'const char $(3)[] ='; \
+	  LC_ALL=C sed -e 's/[\\"?]/\\&/g' -e 's/^/"/' -e 's/$$/\\n"/' $^; \
+	  echo ';'; } > $@.tmp && mv $@.tmp $@
+
+# mlcache.lua comes first, since FUNCTION LOAD wants its "#!lua" line at the top.
 src/redis/script_text.c: $(sort $(filter %/mlcache.lua,$(mlc_lua))) $(filter-out %/mlcache.lua,$(mlc_lua))
 	@test -n "$^" || { echo "no Lua text in src/redis/lua" >&2; exit 1; }
-	{ echo '/* Generated from src/redis/lua by the Makefile: do not edit. */'; \
-	  echo '#include "redis/script.h"'; \
-	  echo 'const char mlc_script_text[] ='; \
-	  LC_ALL=C sed -e 's/[\\"?]/\\&/g' -e 's/^/"/' -e 's/$$/\\n"/' $^; \
-	  echo ';'; } > $@.tmp
-	mv $@.tmp $@
+	$(call mlc_as_c,src/redis/lua,redis/script.h,mlc_script_text)
+
+src/audit/report_text.c: $(call mlc_path,src/audit/report.html)
+	@mkdir -p $(dir $@)
+	$(call mlc_as_c,src/audit/report.html,audit/report.h,mlc_report_text)
 
 -include $(wildcard $(OBJS:.o=.d))
 

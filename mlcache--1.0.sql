@@ -509,6 +509,13 @@ LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION mlcache.health()
 IS 'one row a finding, worst first, with the line to type; none when all is well';
 
+CREATE FUNCTION mlcache.report() RETURNS text
+AS 'MODULE_PATHNAME', 'mlc_report_page'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION mlcache.report()
+IS 'how things are, as one HTML page for a browser: \o report.html';
+
 CREATE FUNCTION mlcache.reset_stats() RETURNS void
 AS 'MODULE_PATHNAME', 'mlc_reset_stats'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -667,13 +674,15 @@ REVOKE ALL ON FUNCTION
 	mlcache.pause(name), mlcache.resume(name), mlcache.reset_stats(),
 	mlcache.stat_get_servers(), mlcache.stat_get_rules(),
 	mlcache.stat_get_l1(), mlcache.stat_get_operations(),
-	mlcache.stat_get_history(), mlcache.health(), mlcache.check_setup()
+	mlcache.stat_get_history(), mlcache.health(), mlcache.report(),
+	mlcache.check_setup()
 FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION mlcache.pause(name), mlcache.resume(name),
 	mlcache.reset_stats() TO mlcache_admin;
 GRANT EXECUTE ON FUNCTION mlcache.stat_get_servers(), mlcache.stat_get_rules(),
 	mlcache.stat_get_l1(), mlcache.stat_get_operations(),
-	mlcache.stat_get_history(), mlcache.health(), mlcache.check_setup()
+	mlcache.stat_get_history(), mlcache.health(), mlcache.report(),
+	mlcache.check_setup()
 	TO pg_monitor, mlcache_admin;
 
 REVOKE ALL ON FUNCTION mlcache.stat_get_progress() FROM PUBLIC;

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * sql/health.c
- *	  SQL: health, stat_get_history.
+ *	  SQL: health, report, stat_get_history.
  *
  *-------------------------------------------------------------------------
  */
@@ -9,6 +9,7 @@
 
 #include "access/xlog.h"
 #include "audit/health.h"
+#include "audit/report.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "shm/history.h"
@@ -16,6 +17,7 @@
 #include "utils/tuplestore.h"
 
 PG_FUNCTION_INFO_V1(mlc_health);
+PG_FUNCTION_INFO_V1(mlc_report_page);
 PG_FUNCTION_INFO_V1(mlc_stat_get_history);
 
 /* mlcache.health(): one row a finding, worst first; none when all is well. */
@@ -46,6 +48,14 @@ mlc_health(PG_FUNCTION_ARGS)
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;
+}
+
+/* mlcache.report(): HTML. */
+Datum
+mlc_report_page(PG_FUNCTION_ARGS)
+{
+	mlc_segment_require();
+	PG_RETURN_TEXT_P(cstring_to_text(mlc_report()));
 }
 
 static void
