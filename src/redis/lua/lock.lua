@@ -110,6 +110,19 @@ local function blockers(ns, name, mode, owner, inside, now)
 	return list
 end
 
+-- Does nobody hold name, or a path above or below it, nor anybody wait?  One
+-- command tells most callers all there is to know.
+local function nobody_near(ns, name, above, key, waits)
+	if #above == 0 then
+		return redis.call('EXISTS', key, intent_key(ns, name), waits) == 0
+	end
+	local keys = {key, intent_key(ns, name), waits}
+	for _, path in ipairs(above) do
+		keys[#keys + 1] = lock_key(ns, path)
+	end
+	return redis.call('EXISTS', unpack(keys)) == 0
+end
+
 -- ---------- the wait-for graph ----------
 
 local function read_waits(ns, now)
@@ -229,7 +242,9 @@ local function mlc_lock(keys, args)
 	local serial, inside = need_serial(args[7]), args[7] ~= nil
 	local now = now_ms()
 
-	local list = blockers(ns, name, mode, owner, inside, now)
+	local above, key, waits = paths_above(name), lock_key(ns, name), 'mlc:waits:' .. ns
+	local untouched = nobody_near(ns, name, above, key, waits)
+	local list = untouched and {} or blockers(ns, name, mode, owner, inside, now)
 	if #list > 0 then
 		local cycle = wait > 0 and
 			enter_wait(ns, name, owner, mode, inside and 'r' or 'o', wait, now)
@@ -244,15 +259,19 @@ local function mlc_lock(keys, args)
 	end
 
 	local deadline, side = now + ttl, inside and 'i' or 'o'
-	for _, path in ipairs(paths_above(name)) do
-		local key = intent_key(ns, path)
-		redis.call('HSET', key, name .. '|' .. owner,
+	for _, path in ipairs(above) do
+		local intent = intent_key(ns, path)
+		redis.call('HSET', intent, name .. '|' .. owner,
 			holder_text(INTENT[mode], deadline, serial, side))
-		keep_until(key, deadline, now)
+		keep_until(intent, deadline, now)
 	end
-	redis.call('HSET', lock_key(ns, name), owner, holder_text(mode, deadline, serial, side))
-	keep_until(lock_key(ns, name), deadline, now)
-	redis.call('HDEL', 'mlc:waits:' .. ns, owner)
+	redis.call('HSET', key, owner, holder_text(mode, deadline, serial, side))
+	if untouched then
+		redis.call('PEXPIRE', key, ttl)
+	else
+		keep_until(key, deadline, now)
+		redis.call('HDEL', waits, owner)
+	end
 	return {'ok'}
 end
 

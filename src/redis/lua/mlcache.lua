@@ -184,6 +184,9 @@ end
 
 -- Looking at all keys in one string first spares most keys a look of their own.
 local function guard_names(keys)
+	if #keys == 1 then
+		return {guard_name(keys[1])}
+	end
 	local names = {}
 	local all = '\n' .. concat(keys, '\n') .. '\n'
 	if find(all, '{', 1, true) or find(all, '}', 1, true) or
@@ -275,6 +278,17 @@ local function marks_text(guard)
 	end
 	return '||' .. guard.floor .. '|' .. (guard.taint and 'T' or '') .. '||||' ..
 		concat(list, ',')
+end
+
+-- Most guards carry no mark, or the caller's only, and need not be parsed.
+local function has_no_marks(text)
+	return not text or byte(text, -1) == BAR
+end
+
+local NO_MARKS = {floor = '', taint = false, standing = 0}
+
+local function only_mark_text(owner, limit)
+	return '|||||||' .. owner .. '=' .. limit
 end
 
 local function entry_text(lo, hi, absent)
@@ -702,12 +716,16 @@ local function mlc_invalidate(keys, args)
 	end
 	local names = guard_names(keys)
 	local texts = redis.call('MGET', unpack(names))
-	local now = now_ms()
+	local now
 	local plan = new_plan()
 	for i = 1, n do
-		local guard = parse_marked_guard(texts[i], now)
-		if guard and end_mark(guard, owner) then
-			guard.taint = true
+		local guard
+		if not has_no_marks(texts[i]) then
+			now = now or now_ms()
+			guard = parse_marked_guard(texts[i], now)
+			if guard and end_mark(guard, owner) then
+				guard.taint = true
+			end
 		end
 		clear(plan, keys[i], names[i], guard)
 	end
@@ -864,7 +882,7 @@ end
 local function mlc_quarantine(keys, args)
 	local n = need_keys(keys, 1, MAX_KEYS)
 	need_args(args, 4, 4)
-	local nonce = get_state(args[1])
+	local nonce = redis.call('HGET', state_key(args[1]), 'nonce')
 	local owner = need_name('owner', args[3])
 	local timeout = need_ms('timeout', args[4], 0)
 	if args[2] ~= '' and nonce ~= args[2] then
@@ -877,17 +895,21 @@ local function mlc_quarantine(keys, args)
 	end
 	local texts = redis.call('MGET', unpack(names))
 	local limit = timeout > 0 and now + timeout or 0
-	local plan = new_plan()
+	local only = only_mark_text(owner, format('%.0f', limit))
+	local puts = {}
 	for i = 1, n do
-		local guard = parse_marked_guard(texts[i], now) or
-			{floor = '', taint = false, marks = {}, standing = 0}
-		if not guard.marks[owner] then
-			guard.standing = guard.standing + 1
+		local guard = not has_no_marks(texts[i]) and parse_marked_guard(texts[i], now)
+		puts[2 * i - 1], puts[2 * i] = names[i], only
+		if guard then
+			if not guard.marks[owner] then
+				guard.standing = guard.standing + 1
+			end
+			guard.marks[owner] = limit
+			puts[2 * i] = marks_text(guard)
 		end
-		guard.marks[owner] = limit
-		clear(plan, keys[i], names[i], guard)
 	end
-	run(plan)
+	redis.call('UNLINK', unpack(keys))
+	redis.call('MSET', unpack(puts))
 	return is_armed(args[1], nonce) and 1 or 0
 end
 
@@ -903,14 +925,15 @@ local function mlc_release(keys, args)
 	need_args(args, 2 + 4 * n, 2 + 4 * n)
 	need_name('namespace', args[1])
 	local owner = need_name('owner', args[2])
+	local only = only_mark_text(owner, 0)
 	local names = guard_names(keys)
 	local texts = redis.call('MGET', unpack(names))
-	local now = now_ms()
+	local now
 	local plan = new_plan()
 	local seen = {}
 	local set, deleted, waiting = 0, 0, 0
 	for i = 1, n do
-		local key, name = keys[i], names[i]
+		local key, name, text = keys[i], names[i], texts[i]
 		local version = args[4 * i - 1]
 		local given = need_flag('payload given', args[4 * i])
 		local ttl = need_ms('time to live', args[4 * i + 1], 0)
@@ -923,8 +946,12 @@ local function mlc_release(keys, args)
 			need_version('version', version)
 		end
 
-		local guard = parse_marked_guard(texts[i], now)
-		local own = guard ~= nil and end_mark(guard, owner)
+		local guard, own = NO_MARKS, text == only
+		if not own then
+			now = now or now_ms()
+			guard = parse_marked_guard(text, now)
+			own = guard ~= nil and end_mark(guard, owner)
+		end
 		if guard and guard.standing > 0 then
 			if committed then
 				guard.floor = latest(guard.floor, version)
