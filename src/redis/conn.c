@@ -61,6 +61,13 @@
 /* What hiredis is given at once to write. */
 #define MLC_CONN_WRITE_SIZE (64 * 1024)
 
+/* How long to look for a reply before sleeping, in us; see look_awhile(). */
+#define MLC_CONN_LOOK_MAX 60
+#define MLC_CONN_LOOK_STEP 20
+
+/* Replies that are slept for before it is tried again. */
+#define MLC_CONN_LOOK_RETRY 256
+
 /* An output buffer larger than this is not kept once it is empty. */
 #define MLC_CONN_KEEP_SIZE (1024 * 1024)
 
@@ -81,6 +88,8 @@ struct MlcConn
 	int			waits_socket;	/* position of the socket in it */
 	uint32		waits_events;	/* what it waits for on the socket */
 	Latch	   *waits_latch;
+	int			patience;		/* us that look_awhile() looks */
+	int			impatient;		/* how often it has not looked */
 	int			sqlstate;		/* of error */
 	char		error[256];
 	char		where[128];		/* for messages: host:port or path */
@@ -306,6 +315,38 @@ read_some(MlcConn *conn)
 	return true;
 }
 
+/*
+ * Looks for input for as long as going to sleep and waking up would take.
+ * Whether that pays is learnt as spinlocks do (s_lock.c): replies that come in
+ * time prolong the next look, others shorten it, down to nothing on a machine
+ * that is busy.
+ */
+static void
+look_awhile(MlcConn *conn)
+{
+	size_t		before = conn->redis->reader->len;
+	instr_time	start;
+	instr_time	now;
+
+	if (conn->patience == 0 && ++conn->impatient < MLC_CONN_LOOK_RETRY)
+		return;
+	conn->impatient = 0;
+	INSTR_TIME_SET_CURRENT(start);
+	do
+	{
+		if (!read_some(conn))
+			return;
+		if (conn->redis->reader->len > before)
+		{
+			conn->patience = Min(conn->patience + MLC_CONN_LOOK_STEP, MLC_CONN_LOOK_MAX);
+			return;
+		}
+		INSTR_TIME_SET_CURRENT(now);
+		INSTR_TIME_SUBTRACT(now, start);
+	} while (INSTR_TIME_GET_MICROSEC(now) < Max(conn->patience, MLC_CONN_LOOK_STEP));
+	conn->patience /= 2;
+}
+
 /* Is the next reply in the input buffer?  Malformed input: dead. */
 static bool
 reply_complete(MlcConn *conn)
@@ -366,6 +407,8 @@ wait_reply(MlcConn *conn, int timeout)
 
 	if (!reply_complete(conn) && !conn->dead && !write_some(conn))
 		(void) read_some(conn); /* it may have said why it hung up */
+	if (!conn->dead && !reply_complete(conn))
+		look_awhile(conn);
 	INSTR_TIME_SET_CURRENT(start);
 	while (!conn->dead && !reply_complete(conn))
 	{
