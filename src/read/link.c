@@ -29,7 +29,8 @@
 #define COST_FACTOR 10			/* pause, in times of what the failure took */
 
 static HTAB *links = NULL;
-static Oid	default_server = InvalidOid;	/* the first by name */
+static List *all_servers = NIL; /* by name; in CacheMemoryContext */
+static bool all_known = false;
 
 static void
 server_changed(Datum arg, int cacheid, uint32 hash)
@@ -37,7 +38,7 @@ server_changed(Datum arg, int cacheid, uint32 hash)
 	HASH_SEQ_STATUS status;
 	MlcLink    *link;
 
-	default_server = InvalidOid;
+	all_known = false;
 	hash_seq_init(&status, links);
 	while ((link = hash_seq_search(&status)) != NULL)
 		link->stale = true;
@@ -58,17 +59,32 @@ init(void)
 	CacheRegisterSyscacheCallback(USERMAPPINGOID, server_changed, (Datum) 0);
 }
 
+/* All servers; the list is good until the next look at a catalog. */
+static List *
+know_all(void)
+{
+	List	   *all;
+	MemoryContext old;
+
+	if (likely(all_known))
+		return all_servers;
+
+	/* a change that comes in while we look must not be lost */
+	all_known = true;
+	all = mlc_server_all();
+	list_free(all_servers);
+	old = MemoryContextSwitchTo(CacheMemoryContext);
+	all_servers = list_copy(all);
+	MemoryContextSwitchTo(old);
+	return all_servers;
+}
+
 static Oid
 first_of_all(void)
 {
-	if (!OidIsValid(default_server))
-	{
-		List	   *all = mlc_server_all();
+	List	   *all = know_all();
 
-		if (all != NIL)
-			default_server = linitial_oid(all);
-	}
-	return default_server;
+	return all != NIL ? linitial_oid(all) : InvalidOid;
 }
 
 static Oid
@@ -156,8 +172,10 @@ mlc_link_all(int nservers, char **servers)
 	List	   *all = NIL;
 	ListCell   *lc;
 
+	if (links == NULL)
+		init();
 	if (nservers == 0)
-		foreach(lc, mlc_server_all())
+		foreach(lc, list_copy(know_all()))
 			all = lappend(all, find(lfirst_oid(lc)));
 	for (int i = 0; i < nservers; i++)
 	{
