@@ -480,26 +480,37 @@ release_server(StrongServer *server, bool committed)
 	return false;
 }
 
-void
+bool
 mlc_strong_release(const MlcVersion *version)
 {
 	uint64		start = mlc_stats_now();
+	bool		released = true;
 
 	if (commit == NULL)
-		return;
+		return false;
 	if (version)
 	{
 		MLC_FAULT("strong-before-release");
 		mlc_version_print(*version, commit->version);
 	}
 	for (int i = 0; i < commit->nservers; i++)
-		if (commit->servers[i].asked && !MLC_FAULT_SKIP("strong-release") &&
-			!release_server(&commit->servers[i], version != NULL))
+	{
+		StrongServer *server = &commit->servers[i];
+
+		if (!server->asked || server->close || MLC_FAULT_SKIP("strong-release"))
+			released = false;
+		if (server->asked && !MLC_FAULT_SKIP("strong-release") &&
+			!release_server(server, version != NULL))
+		{
+			released = false;
 			want_sweep();
+		}
+	}
 	open_l1();
 	mlc_commits_end();
 	commit = NULL;
 	mlc_stats_since(MLC_TIME_RELEASE, start);
+	return released;
 }
 
 void

@@ -39,11 +39,11 @@ extern void mlc_strong_quarantine(MlcStrongRule *rules, int nrules,
 
 /*
  * In the callback of COMMIT (version: this commit's) or ABORT (NULL): ends the
- * marks and opens L1.  Does nothing if there was no quarantine.  Never throws,
- * waits or allocates with palloc; what could not be sent is left to the
- * relay's sweep.
+ * marks and opens L1.  Never throws, waits or allocates with palloc; what could
+ * not be sent is left to the relay's sweep.  False: there was no quarantine, or
+ * it could not be ended everywhere.
  */
-extern void mlc_strong_release(const MlcVersion *version);
+extern bool mlc_strong_release(const MlcVersion *version);
 
 /* In the callback of PREPARE: the marks stay. */
 extern void mlc_strong_prepared(void);

@@ -536,32 +536,39 @@ quarantine(bool prepare)
 		mlc_strong_quarantine(strong, n, prepare);
 }
 
-static void
-release(XactEvent event)
+/* Ends marks.  True: there is nothing left for the relay to do in a hurry. */
+static bool
+release_commit(void)
 {
-	MlcVersion	version;
+	MlcVersion	version = {
+		.tli = GetWALInsertionTimeLine(),
+		.lsn = XactLastCommitEnd
+	};
+	bool		only_strong = dirty != NULL;
 
-	if (event == XACT_EVENT_COMMIT)
-	{
-		version.tli = GetWALInsertionTimeLine();
-		version.lsn = XactLastCommitEnd;
-		mlc_strong_release(&version);
-	}
-	else if (event == XACT_EVENT_PREPARE)
-		mlc_strong_prepared();
-	else
-		mlc_strong_release(NULL);
+	for (int i = 0; only_strong && i < dirty->nrules; i++)
+		only_strong = dirty->rules[i].strong;
+	return mlc_strong_release(&version) && only_strong;
+}
+
+static void
+raise_to(pg_atomic_uint64 *position, XLogRecPtr to)
+{
+	uint64		now = pg_atomic_read_u64(position);
+
+	while (now < to && !pg_atomic_compare_exchange_u64(position, &now, to))
+		;
 }
 
 /*
- * Tells the relay how far WAL has to be read, and wakes it.  A transaction
- * without an xid of its own may have written a commit, too: COMMIT PREPARED.
+ * Tells the relay how far WAL has to be read, and wakes it; what is in no
+ * hurry does not shorten its nap.  A transaction without an xid of its own may
+ * have written a commit, too: COMMIT PREPARED.
  */
 static void
-notice_commit(void)
+notice_commit(bool hurry)
 {
 	MlcRelayShared *relay;
-	uint64		want;
 
 	if (XactLastCommitEnd == last_commit)
 		return;
@@ -569,11 +576,22 @@ notice_commit(void)
 	relay = mlc_segment_my_relay();
 	if (relay == NULL)
 		return;
-	want = pg_atomic_read_u64(&relay->want_lsn);
-	while (want < last_commit &&
-		   !pg_atomic_compare_exchange_u64(&relay->want_lsn, &want, last_commit))
-		;
-	mlc_segment_wake(relay);
+	raise_to(&relay->want_lsn, last_commit);
+	if (hurry)
+	{
+		raise_to(&relay->hurry_lsn, last_commit);
+		mlc_segment_wake(relay);
+	}
+	else
+		mlc_segment_wake_idle(relay);
+}
+
+static void
+end_transaction(void)
+{
+	dirty = NULL;
+	wake_wanted = false;
+	mlc_rule_busy = 0;
 }
 
 static void
@@ -595,14 +613,18 @@ xact_callback(XactEvent event, void *arg)
 		case XACT_EVENT_COMMIT:
 			if (wake_wanted)
 				mlc_segment_want_relay();
-			notice_commit();
-			/* FALLTHROUGH */
+			notice_commit(!release_commit());
+			end_transaction();
+			break;
+
 		case XACT_EVENT_ABORT:
+			(void) mlc_strong_release(NULL);
+			end_transaction();
+			break;
+
 		case XACT_EVENT_PREPARE:
-			release(event);
-			dirty = NULL;
-			wake_wanted = false;
-			mlc_rule_busy = 0;
+			mlc_strong_prepared();
+			end_transaction();
 			break;
 
 		default:

@@ -45,6 +45,7 @@
 
 #define RECORDS_A_TURN 50000	/* WAL records before housekeeping */
 #define IDLE_TIMEOUT 200		/* ms; commits wake us earlier */
+#define NAP 2					/* ms, once woken by what is in no hurry */
 #define RETIRE_ALONE 5000		/* ms without rules and without a server */
 
 MlcRelay   *mlc_relay = NULL;
@@ -144,6 +145,32 @@ wait_event_set(void)
 	return set;
 }
 
+/* Is there anything else to do than to repeat what commits have done? */
+static bool
+is_in_hurry(void)
+{
+	return mlc_relay->caught_up < pg_atomic_read_u64(&mlc_relay->shared->hurry_lsn) ||
+		pg_atomic_read_u32(&mlc_relay->shared->hurry) > 0 ||
+		mlc_relay->in_flight || mlc_upkeep_is_catching_up();
+}
+
+/*
+ * Strong commits that have released their marks need the relay only for its
+ * progress: a few of them are taken at once.
+ */
+static void
+nap(void)
+{
+	if (mlc_relay->caught_up >= pg_atomic_read_u64(&mlc_relay->shared->want_lsn))
+		return;
+	ResetLatch(MyLatch);
+	(void) pg_atomic_exchange_u32(&mlc_relay->shared->sleeping, MLC_SLEEP_NAP);
+	if (!is_in_hurry())
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 NAP, PG_WAIT_EXTENSION);
+	pg_atomic_write_u32(&mlc_relay->shared->sleeping, MLC_SLEEP_NONE);
+}
+
 static void
 sleep_a_while(bool for_wal)
 {
@@ -153,12 +180,12 @@ sleep_a_while(bool for_wal)
 
 	/* from here on a commit sets our latch; look once more before we sleep */
 	if (for_wal)
-		(void) pg_atomic_exchange_u32(&mlc_relay->shared->sleeping, 1);
+		(void) pg_atomic_exchange_u32(&mlc_relay->shared->sleeping, MLC_SLEEP_IDLE);
 	if (for_wal &&
 		(mlc_relay->caught_up < GetFlushRecPtr(NULL) ||
 		 mlc_relay->caught_up < pg_atomic_read_u64(&mlc_relay->shared->want_lsn)))
 	{
-		pg_atomic_write_u32(&mlc_relay->shared->sleeping, 0);
+		pg_atomic_write_u32(&mlc_relay->shared->sleeping, MLC_SLEEP_NONE);
 		return;
 	}
 
@@ -181,7 +208,9 @@ sleep_a_while(bool for_wal)
 	if (WaitEventSetWait(wait_event_set(), timeout, &event, 1, PG_WAIT_EXTENSION) > 0 &&
 		(event.events & WL_SOCKET_READABLE) != 0)
 		mlc_target_check_closed(event.user_data);
-	pg_atomic_write_u32(&mlc_relay->shared->sleeping, 0);
+	pg_atomic_write_u32(&mlc_relay->shared->sleeping, MLC_SLEEP_NONE);
+	if (for_wal && !is_in_hurry())
+		nap();
 }
 
 static void

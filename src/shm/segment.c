@@ -54,6 +54,7 @@ startup(void)
 
 			pg_atomic_init_u32(&relay->sleeping, 0);
 			pg_atomic_init_u64(&relay->want_lsn, 0);
+			pg_atomic_init_u64(&relay->hurry_lsn, 0);
 			pg_atomic_init_u64(&relay->decoded_lsn, 0);
 			pg_atomic_init_u64(&relay->applied_lsn, 0);
 			pg_atomic_init_u64(&relay->safe_lsn, 0);
@@ -151,19 +152,34 @@ mlc_segment_my_relay(void)
 	return mine;
 }
 
-void
-mlc_segment_wake(MlcRelayShared *relay)
+static void
+wake_from(MlcRelayShared *relay, uint32 least_deep)
 {
+	uint32		sleep;
+
 	/* pairs with the barrier of the relay's atomic exchange before it sleeps */
 	pg_memory_barrier();
-	if (pg_atomic_read_u32(&relay->sleeping) != 0 &&
-		pg_atomic_exchange_u32(&relay->sleeping, 0) != 0)
+	sleep = pg_atomic_read_u32(&relay->sleeping);
+	if (sleep != MLC_SLEEP_NONE && sleep <= least_deep &&
+		pg_atomic_exchange_u32(&relay->sleeping, MLC_SLEEP_NONE) != MLC_SLEEP_NONE)
 	{
 		Latch	   *latch = relay->latch;
 
 		if (latch)
 			SetLatch(latch);
 	}
+}
+
+void
+mlc_segment_wake(MlcRelayShared *relay)
+{
+	wake_from(relay, MLC_SLEEP_NAP);
+}
+
+void
+mlc_segment_wake_idle(MlcRelayShared *relay)
+{
+	wake_from(relay, MLC_SLEEP_IDLE);
 }
 
 void

@@ -58,6 +58,13 @@ typedef struct MlcTargetStat
 	TimestampTz error_at;
 } MlcTargetStat;
 
+typedef enum MlcSleep
+{
+	MLC_SLEEP_NONE,
+	MLC_SLEEP_IDLE,				/* until there is something to do */
+	MLC_SLEEP_NAP				/* collects what is in no hurry */
+} MlcSleep;
+
 /* One relay, that is one database with rules. */
 typedef struct MlcRelayShared
 {
@@ -66,8 +73,11 @@ typedef struct MlcRelayShared
 	bool		settled;		/* the relay found that it is needed; lock */
 	pid_t		pid;			/* the relay itself; lock */
 	Latch	   *latch;			/* the relay itself; lock; read without */
-	pg_atomic_uint32 sleeping;	/* relay sets, whoever wakes it clears */
+	pg_atomic_uint32 sleeping;	/* relay sets to an MlcSleep, whoever wakes it
+								 * clears */
 	pg_atomic_uint64 want_lsn;	/* highest commit end of any backend */
+	pg_atomic_uint64 hurry_lsn; /* the same, but for commits that have done
+								 * themselves what the relay is to do */
 	pg_atomic_uint64 decoded_lsn;	/* relay: visible-waited position */
 	pg_atomic_uint64 applied_lsn;	/* relay: minimum over its targets */
 	pg_atomic_uint64 safe_lsn;	/* relay: every server without exception has
@@ -142,6 +152,9 @@ extern MlcRelayShared *mlc_segment_my_relay(void);
 
 /* Wakes the relay if it sleeps.  Never throws; callable at commit. */
 extern void mlc_segment_wake(MlcRelayShared *relay);
+
+/* The same, but lets it nap. */
+extern void mlc_segment_wake_idle(MlcRelayShared *relay);
 
 /*
  * Has this database's relay started, or made to read the catalogs again.
