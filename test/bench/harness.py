@@ -4,8 +4,10 @@ Environment: PGHOST and its like; MLC_PG_BINDIR; MLC_CACHE_SOCKET, a Redis that
 mlcache serves, and MLC_GLUE_SOCKET, one for the peers; MLC_BENCH_BIN, where the
 drivers were built; MLC_WORK.
 """
+import glob
 import os
 import random
+import re
 import signal
 import statistics
 import subprocess
@@ -154,6 +156,35 @@ def recvlogical(slot, options=(), endpos=None, stdout=subprocess.DEVNULL):
 
 WAL2JSON = ('format-version=2', 'include-transaction=false', 'include-types=false',
             'filter-tables=*.bench_last,mlcache.*')
+
+
+def pgbench(db, name, script, clients, seconds, variables=()):
+    """Transactions a second, and p50 and p99 of a transaction in ms."""
+    path = f'{WORK}/{name}.pgbench'
+    with open(path, 'w', encoding='ascii') as out:
+        out.write(script)
+    command = [f'{BINDIR}/pgbench', '-n', '-M', 'prepared', '-T', str(seconds), '-c', str(clients),
+               '-j', str(min(clients, 2)), '-l', '--log-prefix', path, '-f', path]
+    for variable in variables:
+        command += ['-D', variable]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=renice)
+    if NICE:
+        wait_for(lambda: db.value("SELECT count(*) FROM pg_stat_activity "
+                                  "WHERE application_name = 'pgbench'") == clients)
+        db.run("SELECT pid FROM pg_stat_activity WHERE application_name = 'pgbench'")
+        for pid, in db.cursor.fetchall():
+            boost(pid)
+    out = process.communicate()[0]
+    if process.returncode != 0:
+        raise RuntimeError('pgbench failed')
+    took = []
+    for log_file in glob.glob(path + '.*'):
+        with open(log_file, encoding='ascii') as lines:
+            took += [int(line.split(' ', 3)[2]) for line in lines]
+        os.unlink(log_file)
+    took.sort()
+    return (float(re.search(r'^tps = ([0-9.]+)', out, re.M).group(1)),
+            took[len(took) // 2] / 1000, took[int(len(took) * 0.99)] / 1000)
 
 
 class Glue:
