@@ -88,6 +88,14 @@ SELECT count(*) FROM mlcache.audit('p', repair => true);
 SELECT count(*) FROM mlcache.audit('u', repair => true);
 SELECT count(*) FROM mlcache.audit('r', repair => true);
 SELECT settle();
+-- the relay loads what was missing after it has removed the rest
+DO $$
+BEGIN
+	FOR i IN 1 .. 1200 LOOP
+		EXIT WHEN (SELECT redis('EXISTS r:1')) = '1';
+		PERFORM pg_sleep(0.05);
+	END LOOP;
+END $$;
 SELECT * FROM found('p');
 SELECT * FROM found('u');
 SELECT * FROM found('r');
