@@ -21,6 +21,7 @@
 #include "miscadmin.h"
 #include "read/free.h"
 #include "read/load.h"
+#include "redis/cluster.h"
 #include "redis/script.h"
 #include "redis/server.h"
 #include "utils/builtins.h"
@@ -456,17 +457,13 @@ mlc_check_connection_fix(MlcServer *server, MlcConn *conn)
 	return fix.data;
 }
 
-/* Talks to a server once: an error now is better than silence later. */
+/* A server, or one master of a cluster. */
 static void
-check_server(Oid serverid)
+check_node(MlcServer *server, const MlcRedisOptions *options)
 {
-	MlcServer  *server = mlc_server_load(serverid);
-	MlcConn    *conn;
+	MlcConn    *conn = mlc_conn_create(CurrentMemoryContext, options);
 	char	   *error = NULL;
 
-	if (mlc_server_aclcheck(serverid, GetUserId(), ACL_USAGE) != ACLCHECK_OK)
-		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_FOREIGN_SERVER, server->name);
-	conn = mlc_conn_create(CurrentMemoryContext, &server->options);
 	if (!mlc_conn_open(conn))
 		ereport(ERROR,
 				(errcode(mlc_conn_sqlstate(conn)),
@@ -478,11 +475,55 @@ check_server(Oid serverid)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("Redis server \"%s\" cannot be used", server->name),
 				 errdetail("%s", error)));
+	if (server->options.nseeds == 0 && mlc_cluster_is_one(conn))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("Redis server \"%s\" runs in cluster mode", server->name),
+				 errhint("ALTER SERVER %s OPTIONS (ADD cluster 'true');",
+						 quote_identifier(server->name))));
 	mlc_conn_close(conn);
 }
 
+/* Talks to a server once: an error now is better than silence later. */
 static void
-check_servers(const MlcAttach *attach)
+check_server(Oid serverid, const MlcRule *rule)
+{
+	MlcServer  *server = mlc_server_load(serverid);
+	MlcClusterMap *map;
+	char	   *error;
+
+	if (mlc_server_aclcheck(serverid, GetUserId(), ACL_USAGE) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_FOREIGN_SERVER, server->name);
+	if (server->options.nseeds == 0)
+	{
+		check_node(server, &server->options);
+		return;
+	}
+	if (rule->consistency == MLC_STRONG)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("strong rules are not supported in Redis Cluster"),
+				 errhint("Use consistency => 'eventual', or servers => another one.")));
+	map = mlc_cluster_find(&server->options, NULL, NULL, &error);
+	if (map == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
+				 errmsg("could not find the masters of Redis Cluster \"%s\"",
+						server->name),
+				 errdetail("%s", error),
+				 errhint("ALTER SERVER %s OPTIONS (SET url 'redis://host:port,host:port'); or, for a server that is no cluster, OPTIONS (DROP cluster);",
+						 quote_identifier(server->name))));
+	for (int i = 0; i < map->nnodes; i++)
+	{
+		MlcRedisOptions options;
+
+		mlc_cluster_options(&server->options, &map->nodes[i], &options);
+		check_node(server, &options);
+	}
+}
+
+static void
+check_servers(const MlcAttach *attach, const MlcRule *rule)
 {
 	List	   *all = mlc_server_all();
 	ListCell   *lc;
@@ -501,11 +542,11 @@ check_servers(const MlcAttach *attach)
 					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 					 errmsg("server \"%s\" is not a Redis server of mlcache",
 							attach->servers[i])));
-		check_server(serverid);
+		check_server(serverid, rule);
 	}
 	if (attach->nservers == 0)
 		foreach(lc, all)
-			check_server(lfirst_oid(lc));
+			check_server(lfirst_oid(lc), rule);
 }
 
 /* ---- capture ---- */
@@ -621,6 +662,6 @@ mlc_check_attach(const MlcAttach *attach, Relation relation)
 
 	check_action(attach, &rule, &binding, relation);
 	check_others(attach, &rule, relation);
-	check_servers(attach);
+	check_servers(attach, &rule);
 	return pick_capture(attach, &rule, relation);
 }

@@ -26,6 +26,7 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "read/ask.h"
+#include "redis/cluster.h"
 #include "redis/command.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
@@ -58,14 +59,16 @@ with_pttl(MlcRead *read)
 
 /*
  * The next reads that ask this server, from *at on: as many as one call takes.
- * Calls are made up by their states, which must not change in between.
+ * Calls are made up by their states, which must not change in between.  In a
+ * cluster a call is for one slot, so it has one key.
  */
 static int
 next_call(MlcLink *link, MlcRead *reads, int n, int *at, MlcRead **call)
 {
+	int			max = mlc_link_is_cluster(link) ? 1 : KEYS_A_CALL;
 	int			count = 0;
 
-	for (; *at < n && count < KEYS_A_CALL; (*at)++)
+	for (; *at < n && count < max; (*at)++)
 		if (reads[*at].state == MLC_READ_ASK && reads[*at].link == link)
 			call[count++] = &reads[*at];
 	return count;
@@ -176,6 +179,7 @@ take_answer(MlcRead *read, MlcReply *reply, const MlcBound *bound)
 	const char *word;
 
 	read->state = MLC_READ_ROW;
+	read->moved = mlc_cluster_has_moved(reply);
 	if (reply->type != MLC_REPLY_ARRAY || reply->nelements == 0 ||
 		reply->elements[0]->type != MLC_REPLY_STRING)
 		return;
@@ -473,11 +477,39 @@ look_once(MlcRead *reads, int n, const char *token, const MlcBound *bound)
 		MlcLink    *link = reads[i].link;
 
 		if (reads[i].state != MLC_READ_ASK || link->look_round == round ||
-			link->no_look)
-			continue;
+			link->no_look || mlc_link_is_cluster(link))
+			continue;			/* in a cluster, MULTI is for one slot */
 		link->look_round = round;
 		talk(link, reads, n, token, bound, look_calls);
 	}
+}
+
+/*
+ * Keys of a cluster that a node has not any more are asked for at the node
+ * that has them now.  True if there are any.
+ */
+static bool
+follow(MlcRead *reads, int n)
+{
+	bool		any = false;
+
+	for (int i = 0; i < n; i++)
+		if (reads[i].state == MLC_READ_ROW && reads[i].moved)
+			mlc_link_moved(reads[i].link);
+	for (int i = 0; i < n; i++)
+	{
+		if (reads[i].state != MLC_READ_ROW || !reads[i].moved)
+			continue;
+		reads[i].moved = false;
+		reads[i].link = mlc_link_find(reads[i].rule, reads[i].key,
+									  reads[i].keylen);
+		if (reads[i].link && mlc_link_open(reads[i].link))
+		{
+			reads[i].state = MLC_READ_ASK;
+			any = true;
+		}
+	}
+	return any;
 }
 
 void
@@ -485,10 +517,14 @@ mlc_ask(MlcRead *reads, int n, const char *token, const MlcBound *bound)
 {
 	TimestampTz start = 0;
 	long		pause = 1;
+	bool		busy;
 
 	if (!MLC_FAULT_SKIP("get-look"))
 		look_once(reads, n, token, bound);
-	while (ask_once(reads, n, token, bound))
+	busy = ask_once(reads, n, token, bound);
+	if (follow(reads, n))
+		busy = ask_once(reads, n, token, bound);
+	for (; busy; busy = ask_once(reads, n, token, bound))
 	{
 		TimestampTz now = GetCurrentTimestamp();
 		long		left;

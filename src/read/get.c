@@ -511,13 +511,14 @@ look_up(MlcRead *read, bool cached, const MlcBound *bound)
 		return;
 	}
 	read->link = NULL;
+	read->moved = false;
 	read->busy = 0;
 	read->own = false;
 	read->pttl = -1;
 	read->state = MLC_READ_ROW;
 	if (!cached)
 		return;
-	read->link = mlc_link_find(read->rule);
+	read->link = mlc_link_find(read->rule, read->key, read->keylen);
 	if (read->link && mlc_link_open(read->link))
 	{
 		if (l1_is_safe())

@@ -60,6 +60,7 @@ typedef struct MlcRead
 	MlcL1Ticket ticket;
 	MlcVersion	applied;		/* as the lease said */
 	MlcVersion	applying;
+	bool		moved;			/* another node of the cluster has it */
 	int64		busy;			/* ms that somebody else's lease lasts */
 	int64		pttl;			/* ms that the entry lives; -1: for ever */
 	bool		own;			/* what was loaded may be cached */

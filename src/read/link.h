@@ -13,6 +13,12 @@
 #include "model/rule.h"
 #include "redis/conn.h"
 
+typedef struct MlcLinkCluster MlcLinkCluster;
+
+/*
+ * A server is a link.  A Redis Cluster is one, too, and has no connection of
+ * its own but a link for each of its masters.
+ */
 typedef struct MlcLink
 {
 	Oid			serverid;		/* hash key */
@@ -25,16 +31,36 @@ typedef struct MlcLink
 	uint64		look_round;		/* the last look that was taken there */
 	TimestampTz retry_at;		/* not tried before; 0: no failure */
 	int			pause;			/* ms, the last one */
+	MlcLinkCluster *cluster;	/* that it is, or is a master of; or NULL */
+	MlcLinkCluster *kept;		/* of a server: once made, never freed */
 } MlcLink;
 
-/* The server that reads of this rule ask: its first.  NULL: there is none. */
-extern MlcLink *mlc_link_find(MlcRule *rule);
+/*
+ * The server that reads of this rule ask: its first; of a cluster the key's
+ * master.  NULL: there is none, or nobody knows.
+ */
+extern MlcLink *mlc_link_find(MlcRule *rule, const char *key, uint32 keylen);
 
 /* The first server of all, by name: what belongs to no rule asks it. */
 extern MlcLink *mlc_link_default(void);
 
 /* All servers of a rule that names these (0: all there are): of MlcLink. */
 extern List *mlc_link_all(int nservers, char **servers);
+
+/*
+ * Of a cluster, the link to the master that has the key; NULL where no node
+ * tells.  Any other link: itself.
+ */
+extern MlcLink *mlc_link_node(MlcLink *link, const char *key, uint32 keylen);
+
+/* The links to all masters of a cluster, NIL where no node tells. */
+extern List *mlc_link_nodes(MlcLink *link);
+
+/* Is it a cluster, or one of its masters? */
+#define mlc_link_is_cluster(link) ((link)->cluster != NULL)
+
+/* A node said that a key is elsewhere: the map is asked for anew. */
+extern void mlc_link_moved(MlcLink *link);
 
 /*
  * Is it connected, now or after a try?  After a failure nobody tries for a

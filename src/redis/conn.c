@@ -672,6 +672,8 @@ mlc_conn_create(MemoryContext context, const MlcRedisOptions *options)
 	Assert((options->host == NULL) != (options->path == NULL));
 	conn->context = context;
 	*copy = *options;
+	copy->nseeds = 0;
+	copy->seeds = NULL;
 	if (options->host != NULL)
 		copy->host = MemoryContextStrdup(context, options->host);
 	if (options->path != NULL)
@@ -752,6 +754,12 @@ int
 mlc_conn_sqlstate(MlcConn *conn)
 {
 	return conn->sqlstate != 0 ? conn->sqlstate : ERRCODE_CONNECTION_FAILURE;
+}
+
+const char *
+mlc_conn_host(MlcConn *conn)
+{
+	return conn->options.host;
 }
 
 pgsocket

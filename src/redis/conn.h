@@ -18,6 +18,13 @@
 #include "postgres.h"
 #include "utils/timestamp.h"
 
+/* A node by which a cluster can be found. */
+typedef struct MlcSeed
+{
+	char	   *host;
+	int			port;
+} MlcSeed;
+
 typedef struct MlcRedisOptions
 {
 	char	   *host;			/* NULL when path is set */
@@ -34,6 +41,8 @@ typedef struct MlcRedisOptions
 	bool		no_verify;		/* encrypt only */
 	int			connect_timeout;	/* ms */
 	int			timeout;		/* ms, for one reply to arrive */
+	int			nseeds;			/* of a Redis Cluster; 0: it is none */
+	MlcSeed    *seeds;
 } MlcRedisOptions;
 
 typedef enum MlcReplyType
@@ -67,6 +76,12 @@ typedef struct MlcConn MlcConn;
  */
 extern const char *mlc_conn_parse_url(const char *url, MlcRedisOptions *options);
 
+/*
+ * The same for a cluster: redis://host[:port][,host[:port]...]; fills seeds, and
+ * host and port with the first of them.
+ */
+extern const char *mlc_conn_parse_seeds(const char *url, MlcRedisOptions *options);
+
 /* Creates a closed connection; options are copied.  Freed with context. */
 extern MlcConn *mlc_conn_create(MemoryContext context,
 								const MlcRedisOptions *options);
@@ -87,6 +102,9 @@ extern const char *mlc_conn_error(MlcConn *conn);
  * database, loading, full), 08006 lost or silent, 08P01 not Redis' protocol.
  */
 extern int	mlc_conn_sqlstate(MlcConn *conn);
+
+/* The host it was made for; NULL for a unix socket. */
+extern const char *mlc_conn_host(MlcConn *conn);
 
 /* For WaitEventSet / WaitLatchOrSocket; PGINVALID_SOCKET when closed. */
 extern pgsocket mlc_conn_socket(MlcConn *conn);

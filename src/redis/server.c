@@ -44,6 +44,7 @@ static const Option known[] = {
 	{"timeout", ForeignServerRelationId, true, 1, 3600000},
 	{"namespace", ForeignServerRelationId, false, 0, 0},
 	{"stream", ForeignServerRelationId, true, 0, PG_INT32_MAX},
+	{"cluster", ForeignServerRelationId, false, 0, 0},
 	{"tls_ca_file", ForeignServerRelationId, false, 0, 0},
 	{"tls_server_name", ForeignServerRelationId, false, 0, 0},
 	{"tls_verify", ForeignServerRelationId, false, 0, 0},
@@ -74,11 +75,34 @@ parse_number(const Option *option, const char *text)
 	return (int) value;
 }
 
+/* Does the option say that the server is a Redis Cluster? */
+static bool
+is_cluster(List *options)
+{
+	ListCell   *lc;
+
+	foreach(lc, options)
+	{
+		DefElem    *def = lfirst(lc);
+
+		if (strcmp(def->defname, "cluster") == 0)
+			return defGetBoolean(def);
+	}
+	return false;
+}
+
+static const char *
+parse_place(const char *url, bool cluster, MlcRedisOptions *options)
+{
+	return cluster ? mlc_conn_parse_seeds(url, options) :
+		mlc_conn_parse_url(url, options);
+}
+
 static void
-validate_url(const char *url)
+validate_url(const char *url, bool cluster)
 {
 	MlcRedisOptions options;
-	const char *wrong = mlc_conn_parse_url(url, &options);
+	const char *wrong = parse_place(url, cluster, &options);
 
 	/* the text is not shown: a password may have been put into it */
 	if (wrong)
@@ -156,7 +180,7 @@ mlc_server_validate(List *options, Oid catalog)
 			(void) parse_number(option, defGetString(def));
 		else if (strcmp(option->name, "url") == 0)
 		{
-			validate_url(defGetString(def));
+			validate_url(defGetString(def), is_cluster(options));
 			have_url = true;
 			have_tls = strncmp(defGetString(def), "rediss", 6) == 0;
 		}
@@ -253,7 +277,9 @@ mlc_server_load(Oid serverid)
 
 		if (strcmp(def->defname, "url") == 0)
 		{
-			const char *wrong = mlc_conn_parse_url(value, &server->options);
+			const char *wrong = parse_place(value,
+											is_cluster(foreign->options),
+											&server->options);
 
 			if (wrong)
 				ereport(ERROR,

@@ -162,3 +162,38 @@ mlc_conn_parse_url(const char *url, MlcRedisOptions *options)
 	}
 	return "The URL must begin with redis://, rediss:// or unix://.";
 }
+
+const char *
+mlc_conn_parse_seeds(const char *url, MlcRedisOptions *options)
+{
+	const char *colon = strstr(url, "://");
+	char	   *scheme = colon ? pnstrdup(url, colon + 3 - url) : NULL;
+	const char *at = url;
+	MlcSeed    *seeds = palloc(sizeof(MlcSeed) * (strlen(url) + 1));
+	int			n = 0;
+
+	do
+	{
+		const char *end = strchr(at, ',');
+		char	   *one = end ? pnstrdup(at, end - at) : pstrdup(at);
+		const char *wrong;
+
+		if (n > 0)
+			one = psprintf("%s%s", scheme, one);
+		wrong = mlc_conn_parse_url(one, options);
+		if (wrong)
+			return wrong;
+		if (options->path)
+			return "The nodes of a cluster find each other over TCP: name one as redis://host:port.";
+		if (options->database != 0)
+			return "A cluster has only database 0.";
+		seeds[n].host = options->host;
+		seeds[n++].port = options->port;
+		at = end ? end + 1 : NULL;
+	} while (at);
+	options->nseeds = n;
+	options->seeds = seeds;
+	options->host = seeds[0].host;
+	options->port = seeds[0].port;
+	return NULL;
+}

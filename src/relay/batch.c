@@ -125,6 +125,7 @@ mlc_batch_add(MlcBatch *batch, MlcRelayRule *rule, MlcOp op,
 		event->op = op;
 		event->rule = rule;
 		event->next = entry->first;
+		event->slot = -1;
 		entry->first = batch->nevents++;
 		batch->bytes += keylen + sizeof(MlcBatchEvent) + sizeof(EventEntry);
 	}

@@ -31,7 +31,7 @@ typedef struct MlcRelayRule
 	bool		replicate;		/* its events make entries */
 	int			nservers;		/* 0: all */
 	char	  **servers;
-	uint32		mask;			/* of targets; see mask_generation */
+	uint64		mask;			/* of targets; see mask_generation */
 	uint32		mask_generation;
 } MlcRelayRule;
 
@@ -46,6 +46,7 @@ typedef struct MlcBatchEvent
 	char	   *payload;
 	MlcVersion	version;
 	int			next;			/* same hash; -1: none */
+	int			slot;			/* of a cluster; -1: not looked up yet */
 } MlcBatchEvent;
 
 typedef struct MlcBatchPurge

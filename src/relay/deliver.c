@@ -17,6 +17,7 @@
 #include "miscadmin.h"
 #include "redis/command.h"
 #include "relay/free.h"
+#include "relay/group.h"
 #include "relay/purge.h"
 #include "relay/target.h"
 #include "shm/stats.h"
@@ -25,26 +26,59 @@
 #define UNLINK_KEYS 256			/* entries a command; as many guards */
 #define APPLY_KEYS 64			/* entries a scripted call */
 #define SEND_BYTES (64 * 1024)	/* sent while the rest is still laid out */
+#define STREAM "mlc:events"
 #define OOM_PAUSE 1000			/* ms without values once Redis was full */
 
-void
-mlc_target_expect(MlcTarget *target, MlcExpect what)
+/* nevents: of a cluster, how many of target->sent the command is about. */
+static void
+expect_events(MlcTarget *target, MlcExpect what, int nevents)
 {
 	if (target->nexpect == target->expect_size)
 	{
 		target->expect_size = Max(64, target->expect_size * 2);
 		if (target->expect == NULL)
 			target->expect = MemoryContextAlloc(target->context,
-												sizeof(MlcExpect) * target->expect_size);
+												sizeof(MlcExpected) * target->expect_size);
 		else
 			target->expect = repalloc(target->expect,
-									  sizeof(MlcExpect) * target->expect_size);
+									  sizeof(MlcExpected) * target->expect_size);
 	}
-	target->expect[target->nexpect++] = what;
+	target->expect[target->nexpect].what = what;
+	target->expect[target->nexpect++].nevents = nevents;
 
 	/* Redis need not wait for the last command; trouble is met later */
 	if (mlc_conn_unsent(target->conn) >= SEND_BYTES)
 		(void) mlc_conn_push(target->conn);
+}
+
+void
+mlc_target_expect(MlcTarget *target, MlcExpect what)
+{
+	expect_events(target, what, 0);
+}
+
+/* Remembers, for a cluster, what a command that is made up now is about. */
+static void
+remember_sent(MlcTarget *target, MlcBatchEvent *event)
+{
+	if (target->nsent == target->sent_size)
+	{
+		target->sent_size = Max(64, target->sent_size * 2);
+		if (target->sent == NULL)
+			target->sent = MemoryContextAlloc(target->context,
+											  sizeof(MlcBatchEvent *) * target->sent_size);
+		else
+			target->sent = repalloc(target->sent,
+									sizeof(MlcBatchEvent *) * target->sent_size);
+	}
+	target->sent[target->nsent++] = event;
+}
+
+static void
+forget_sent(MlcTarget *target)
+{
+	target->nexpect = target->expect_next = 0;
+	target->nsent = target->sent_next = 0;
 }
 
 static void
@@ -84,7 +118,7 @@ bool
 mlc_target_publish(MlcTarget *target)
 {
 	Assert(mlc_target_is_idle(target));
-	target->nexpect = target->expect_next = 0;
+	forget_sent(target);
 	append_publish(target, target->applied);
 	if (mlc_conn_push(target->conn))
 		return true;
@@ -194,6 +228,80 @@ flush_values(MlcTarget *target, Values *values)
 	values->n = 0;
 }
 
+/* ---- to a master of a cluster: keys of many slots ---- */
+
+/* Entry and guard are in one slot; more of them may not be in a command. */
+static void
+append_removal(MlcTarget *target, MlcBatchEvent *event, MlcCommand *cmd,
+			   StringInfo guard)
+{
+	resetStringInfo(guard);
+	mlc_key_guard(event->key, event->keylen, guard);
+	mlc_command_reset(cmd);
+	mlc_command_add(cmd, "UNLINK", 6);
+	mlc_command_add(cmd, event->key, event->keylen);
+	mlc_command_add(cmd, guard->data, guard->len);
+	mlc_command_append(cmd, target->conn);
+	remember_sent(target, event);
+	expect_events(target, MLC_EXPECT_UNLINK, 1);
+	target->stat->invalidated++;
+}
+
+/* Strong keys: marks stay. */
+static void
+flush_node_removals(MlcTarget *target, Values *removals)
+{
+	if (removals->n == 0)
+		return;
+	mlc_command_reset(&removals->cmd);
+	mlc_command_add(&removals->cmd, "FCALL", 5);
+	mlc_command_add(&removals->cmd, "mlc_remove", 10);
+	mlc_command_add(&removals->cmd, "0", 1);
+	mlc_command_add_cstr(&removals->cmd, target->ns);
+	mlc_command_add(&removals->cmd, "", 0);
+	for (int i = 0; i < removals->n; i++)
+	{
+		mlc_command_add(&removals->cmd, removals->events[i]->key,
+						removals->events[i]->keylen);
+		remember_sent(target, removals->events[i]);
+	}
+	mlc_command_append(&removals->cmd, target->conn);
+	expect_events(target, MLC_EXPECT_DELIVER, removals->n);
+	removals->n = 0;
+}
+
+static void
+flush_node_values(MlcTarget *target, Values *values)
+{
+	char		versions[APPLY_KEYS][MLC_VERSION_LEN + 1];
+
+	if (values->n == 0)
+		return;
+	mlc_command_reset(&values->cmd);
+	mlc_command_add(&values->cmd, "FCALL", 5);
+	mlc_command_add(&values->cmd, "mlc_deliver", 11);
+	mlc_command_add(&values->cmd, "0", 1);
+	mlc_command_add_cstr(&values->cmd, target->ns);
+	mlc_command_add_cstr(&values->cmd, target->nonce);
+	for (int i = 0; i < values->n; i++)
+	{
+		MlcBatchEvent *event = values->events[i];
+
+		mlc_version_print(event->version, versions[i]);
+		mlc_command_add(&values->cmd, event->key, event->keylen);
+		mlc_command_add(&values->cmd, event->op == MLC_OP_UPDATE ? "u" :
+						event->op == MLC_OP_REPLICATE ? "r" : "i", 1);
+		mlc_command_add(&values->cmd, versions[i], MLC_VERSION_LEN);
+		mlc_command_add_int(&values->cmd, event->rule->ttl);
+		mlc_command_add(&values->cmd, event->payload ? event->payload : "",
+						event->payloadlen);
+		remember_sent(target, event);
+	}
+	mlc_command_append(&values->cmd, target->conn);
+	expect_events(target, MLC_EXPECT_DELIVER, values->n);
+	values->n = 0;
+}
+
 static void
 append_stream(MlcTarget *target, MlcOp op, MlcRelayRule *rule,
 			  const char *key, uint32 keylen, const char *payload,
@@ -206,7 +314,7 @@ append_stream(MlcTarget *target, MlcOp op, MlcRelayRule *rule,
 	mlc_version_print(version, text);
 	mlc_command_init(&cmd);
 	mlc_command_add_cstr(&cmd, "XADD");
-	mlc_command_add_cstr(&cmd, "mlc:events");
+	mlc_command_add_cstr(&cmd, STREAM);
 	mlc_command_add_cstr(&cmd, "MAXLEN");
 	mlc_command_add_cstr(&cmd, "~");
 	mlc_command_add_int(&cmd, target->stream);
@@ -240,7 +348,7 @@ append_stream(MlcTarget *target, MlcOp op, MlcRelayRule *rule,
 static bool
 concerns(MlcTarget *target, MlcRelayRule *rule, MlcVersion version)
 {
-	return (rule->mask & (1U << target->number)) != 0 &&
+	return (rule->mask & (UINT64CONST(1) << target->number)) != 0 &&
 		mlc_version_compare(version, target->applied) > 0;
 }
 
@@ -270,6 +378,14 @@ stream_events(MlcTarget *target, MlcBatch *batch)
 					  events[i]->payloadlen, events[i]->version);
 }
 
+/* The stream is in one slot of a cluster, for the events of all. */
+static bool
+has_stream(MlcTarget *target)
+{
+	return target->stream > 0 &&
+		mlc_group_owns(target, STREAM, strlen(STREAM));
+}
+
 /* Purges wait for their own replies, so applying is published first. */
 static bool
 send_purges(MlcTarget *target, MlcBatch *batch)
@@ -290,8 +406,8 @@ send_purges(MlcTarget *target, MlcBatch *batch)
 		}
 		if (!mlc_purge_rule(target, purge->rule))
 			return false;
-		target->nexpect = target->expect_next = 0;
-		if (target->stream > 0)
+		forget_sent(target);
+		if (has_stream(target))
 			append_stream(target, MLC_OP_TRUNCATE, purge->rule, NULL, 0,
 						  NULL, 0, purge->version);
 		LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
@@ -314,6 +430,51 @@ is_scripted(MlcBatchEvent *event)
 		(event->rule->replicate && !MLC_FAULT_SKIP("relay-late-removal"));
 }
 
+/* The events of a batch that concern a master of a cluster. */
+static void
+append_node_events(MlcTarget *target, MlcBatch *batch, bool oom, bool *held_back)
+{
+	Values	   *values = palloc0(sizeof(Values));
+	Values	   *strong_removals = palloc0(sizeof(Values));
+	MlcCommand	removal;
+	StringInfoData guard;
+
+	mlc_command_init(&values->cmd);
+	mlc_command_init(&strong_removals->cmd);
+	mlc_command_init(&removal);
+	initStringInfo(&guard);
+	for (int i = 0; i < batch->nevents; i++)
+	{
+		MlcBatchEvent *event = &batch->events[i];
+		Values	   *under_way;
+
+		if (event->dead || !concerns(target, event->rule, event->version) ||
+			!mlc_group_owns_event(target, event))
+			continue;
+		if (oom && event->op == MLC_OP_REPLICATE)
+			*held_back = true;
+		if (is_scripted(event) && !oom)
+			under_way = values;
+		else if (event->rule->consistency == MLC_STRONG &&
+				 !MLC_FAULT_SKIP("relay-marks-stay"))
+			under_way = strong_removals;
+		else
+		{
+			append_removal(target, event, &removal, &guard);
+			continue;
+		}
+		under_way->events[under_way->n++] = event;
+		if (under_way->n < APPLY_KEYS)
+			continue;
+		if (under_way == values)
+			flush_node_values(target, values);
+		else
+			flush_node_removals(target, strong_removals);
+	}
+	flush_node_values(target, values);
+	flush_node_removals(target, strong_removals);
+}
+
 bool
 mlc_target_send(MlcTarget *target, MlcBatch *batch)
 {
@@ -325,8 +486,9 @@ mlc_target_send(MlcTarget *target, MlcBatch *batch)
 	!MLC_FAULT_SKIP("relay-oom");
 
 	MLC_FAULT("relay-before-applying");
+	target->fresh = false;
 	if (target->expect_next == target->nexpect)
-		target->nexpect = target->expect_next = 0;
+		forget_sent(target);
 
 	/* what follows allocates in the batch's context, reset with it */
 	MemoryContextSwitchTo(batch->context);
@@ -350,7 +512,9 @@ mlc_target_send(MlcTarget *target, MlcBatch *batch)
 	memset(&values, 0, sizeof(values));
 	mlc_command_init(&values.cmd);
 
-	for (int i = 0; i < batch->nevents; i++)
+	if (target->group)
+		append_node_events(target, batch, oom, &held_back);
+	for (int i = 0; i < batch->nevents && target->group == NULL; i++)
 	{
 		MlcBatchEvent *event = &batch->events[i];
 
@@ -386,9 +550,9 @@ mlc_target_send(MlcTarget *target, MlcBatch *batch)
 	flush_removals(target, &removals);
 	flush_strong_removals(target, &strong_removals);
 	flush_values(target, &values);
-	if (target->stream > 0 && !oom)
+	if (has_stream(target) && !oom)
 		stream_events(target, batch);
-	else if (target->stream > 0 && batch->nevents > 0)
+	else if (has_stream(target) && batch->nevents > 0)
 		held_back = true;
 	MLC_FAULT("relay-before-send");
 	if (!mlc_conn_push(target->conn))
@@ -420,9 +584,9 @@ mlc_target_send(MlcTarget *target, MlcBatch *batch)
 static bool
 count_applied(MlcTarget *target, MlcReply *reply)
 {
-	if (reply->type != MLC_REPLY_ARRAY || reply->nelements != 3)
+	if (reply->type != MLC_REPLY_ARRAY || reply->nelements < 3)
 		return false;
-	for (int i = 0; i < 3; i++)
+	for (size_t i = 0; i < reply->nelements; i++)
 		if (reply->elements[i]->type != MLC_REPLY_INTEGER)
 			return false;
 	target->stat->updated += reply->elements[0]->integer;
@@ -431,10 +595,38 @@ count_applied(MlcTarget *target, MlcReply *reply)
 	return true;
 }
 
+/*
+ * What a reply of a cluster says of keys that are not where we sent them.
+ * True if it says that of all.
+ */
+static bool
+take_redirects(MlcTarget *target, MlcExpected *expected, MlcReply *reply)
+{
+	bool		all = mlc_cluster_is_redirect(reply);
+	int			first = target->sent_next;
+
+	target->sent_next += expected->nevents;
+	for (int i = 0; i < expected->nevents && all; i++)
+		mlc_group_add_detour(target->group, target->sent[first + i]);
+	if (expected->what == MLC_EXPECT_DELIVER && reply->type == MLC_REPLY_ARRAY)
+		for (size_t i = 3; i < reply->nelements; i++)
+		{
+			int64		number = reply->elements[i]->integer;
+
+			if (number >= 1 && number <= expected->nevents)
+				mlc_group_add_detour(target->group, target->sent[first + number - 1]);
+		}
+	return all && expected->nevents > 0;
+}
+
 /* Checks one reply against what was expected; NULL or what is wrong. */
 static const char *
-check(MlcTarget *target, MlcExpect what, MlcReply *reply)
+check(MlcTarget *target, MlcExpected *expected, MlcReply *reply)
 {
+	MlcExpect	what = expected->what;
+
+	if (target->group && take_redirects(target, expected, reply))
+		return NULL;
 	if (reply->type == MLC_REPLY_ERROR)
 	{
 		/* a full Redis still takes removals: send those next time */
@@ -458,8 +650,9 @@ check(MlcTarget *target, MlcExpect what, MlcReply *reply)
 				return "UNLINK: unexpected reply";
 			break;
 		case MLC_EXPECT_APPLY:
+		case MLC_EXPECT_DELIVER:
 			if (!count_applied(target, reply))
-				return "mlc_apply: unexpected reply";
+				return "mlc_apply or mlc_deliver: unexpected reply";
 			break;
 		case MLC_EXPECT_STREAM:
 			if (reply->type != MLC_REPLY_STRING)
@@ -498,7 +691,7 @@ mlc_target_poll(MlcTarget *target)
 		if (reply == NULL)
 			wrong = mlc_conn_error(target->conn);
 		else
-			wrong = check(target, target->expect[target->expect_next], reply);
+			wrong = check(target, &target->expect[target->expect_next], reply);
 		if (wrong)
 		{
 			mlc_target_fail(target, wrong);
@@ -529,7 +722,8 @@ void
 mlc_target_advance(MlcTarget *target, MlcVersion version,
 				   TimestampTz committed, TimestampTz oldest)
 {
-	if (mlc_version_compare(version, target->applied) <= 0)
+	if (mlc_version_compare(version, target->applied) <= 0 ||
+		!mlc_group_may_advance(target))
 		return;
 	target->applied = version;
 	LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);

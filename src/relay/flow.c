@@ -17,6 +17,7 @@
 #include "base/guc.h"
 #include "base/wal.h"
 #include "miscadmin.h"
+#include "relay/group.h"
 #include "relay/refresh.h"
 #include "relay/relay.h"
 #include "relay/slot.h"
@@ -229,7 +230,9 @@ mlc_flow_poll(void)
 
 	if (!mlc_relay->in_flight || !all_idle())
 		return;
+	mlc_group_settle();
 	mlc_relay->in_flight = false;
+	mlc_batch_reset(mlc_relay->flight);
 	open_l1();
 	for (int i = 0; i < mlc_relay->ntargets; i++)
 		if (mlc_target_is_live(mlc_relay->targets[i]))
@@ -272,7 +275,11 @@ send_batch(MlcBatch *batch, MlcVersion end)
 	mlc_relay->in_flight = true;
 	mlc_refresh_queue(batch);
 	MemoryContextSwitchTo(mlc_relay->scratch);
-	mlc_batch_reset(batch);
+
+	/* until it is answered its events are looked at once more */
+	Assert(batch == mlc_relay->current);
+	mlc_relay->current = mlc_relay->flight;
+	mlc_relay->flight = batch;
 }
 
 /* The rest of a large transaction, chunk by chunk. */

@@ -80,9 +80,20 @@ resolve_mask(MlcRelayRule *rule)
 		for (int j = 0; j < rule->nservers && !named; j++)
 			named = strcmp(rule->servers[j], target->name) == 0;
 		if (named)
-			rule->mask |= 1U << target->number;
+			rule->mask |= UINT64CONST(1) << target->number;
 	}
 	rule->mask_generation = mlc_relay->rules_generation;
+}
+
+void
+mlc_intake_resolve_all(void)
+{
+	HASH_SEQ_STATUS status;
+	MlcRelayRule *rule;
+
+	hash_seq_init(&status, mlc_relay->rules);
+	while ((rule = hash_seq_search(&status)) != NULL)
+		resolve_mask(rule);
 }
 
 static void

@@ -24,6 +24,7 @@
 #include "miscadmin.h"
 #include "read/load.h"
 #include "redis/command.h"
+#include "relay/group.h"
 #include "relay/refresh.h"
 #include "relay/relay.h"
 #include "utils/hsearch.h"
@@ -42,7 +43,7 @@ typedef struct Wish
 {
 	uint32		hash;			/* hash key: one wish a key */
 	int32		rule;
-	uint32		mask;
+	uint64		mask;
 	uint32		keylen;
 	char	   *key;
 } Wish;
@@ -297,8 +298,9 @@ mlc_refresh_run(MlcTarget **targets, int ntargets)
 		Wish		wish = taken[--ntaken];
 
 		for (int i = 0; i < ntargets; i++)
-			if ((wish.mask & (1U << targets[i]->number)) != 0 &&
-				targets[i]->state == MLC_TARGET_ARMED)
+			if ((wish.mask & (UINT64CONST(1) << targets[i]->number)) != 0 &&
+				targets[i]->state == MLC_TARGET_ARMED &&
+				mlc_group_owns(targets[i], wish.key, wish.keylen))
 			{
 				/* a publication may be on its way */
 				while (!mlc_target_poll(targets[i]) &&

@@ -39,9 +39,11 @@ typedef struct MlcRelay
 	uint32		rules_generation;	/* bumped when targets come and go */
 	MlcTarget  *targets[MLC_MAX_TARGETS];
 	int			ntargets;
+	List	   *groups;			/* of MlcGroup: Redis Clusters */
 
 	/* decoding */
 	MlcBatch   *current;
+	MlcBatch   *flight;			/* what is in flight, or empty */
 	MlcBatch   *weak;			/* changes of weak rules, held back */
 	TimestampTz weak_since;
 	MlcVersion	weak_before;	/* nothing past it is applied while they wait */
@@ -93,6 +95,9 @@ extern void mlc_intake_init(void);
 /* The relay's copy of a rule, with its targets resolved. */
 extern MlcRelayRule *mlc_intake_rule(const MlcRule *rule);
 
+/* Targets came or went: the rules' masks are made anew. */
+extern void mlc_intake_resolve_all(void);
+
 /* ---- flow.c ---- */
 
 /* Collects replies; when all are in, the batch in flight is applied. */
@@ -134,6 +139,10 @@ extern bool mlc_upkeep_is_stale(void);
 
 /* Empties the catalog caches: from the past to the present, or back. */
 extern void mlc_upkeep_forget_catalogs(void);
+
+/* Another target for a cluster; NULL: there are too many. */
+extern MlcTarget *mlc_upkeep_add_member(MlcGroup *group);
+extern void mlc_upkeep_drop_target(int i);
 
 /* Is any server being caught up, and not armed yet? */
 extern bool mlc_upkeep_is_catching_up(void);

@@ -24,6 +24,7 @@
 #include "redis/server.h"
 #include "redis/script.h"
 #include "relay/free.h"
+#include "relay/group.h"
 #include "relay/purge.h"
 #include "relay/target.h"
 #include "utils/builtins.h"
@@ -41,6 +42,27 @@ close_connection(MlcTarget *target)
 	mlc_target_connections++;
 }
 
+static MlcTarget *
+create(MemoryContext context, MlcServer *server, int number,
+	   MlcTargetStat *stat)
+{
+	MlcTarget  *target = MemoryContextAllocZero(context, sizeof(MlcTarget));
+
+	target->context = context;
+	target->serverid = server->serverid;
+	target->number = number;
+	target->name = target->label = server->name;
+	target->options = server->options;
+	target->fingerprint = server->fingerprint;
+	target->ns = server->ns;
+	target->stream = server->stream;
+	target->stat = stat;
+	target->state = MLC_TARGET_DOWN;
+	target->node = -1;
+	target->conn = mlc_conn_create(context, &target->options);
+	return target;
+}
+
 MlcTarget *
 mlc_target_create(MemoryContext parent, Oid serverid, int number,
 				  MlcTargetStat *stat)
@@ -48,22 +70,40 @@ mlc_target_create(MemoryContext parent, Oid serverid, int number,
 	MemoryContext context = AllocSetContextCreate(parent, "mlcache target",
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
-	MlcTarget  *target = palloc0(sizeof(MlcTarget));
-	MlcServer  *server = mlc_server_load(serverid);
+	MlcTarget  *target = create(context, mlc_server_load(serverid), number, stat);
 
-	target->context = context;
-	target->serverid = serverid;
-	target->number = number;
-	target->name = server->name;
-	target->options = server->options;
-	target->fingerprint = server->fingerprint;
-	target->ns = server->ns;
-	target->stream = server->stream;
-	target->stat = stat;
-	target->state = MLC_TARGET_DOWN;
-	target->conn = mlc_conn_create(context, &target->options);
 	MemoryContextSwitchTo(old);
 	return target;
+}
+
+MlcTarget *
+mlc_target_create_member(MlcGroup *group, MlcServer *server,
+						 MemoryContext parent, int number, MlcTargetStat *stat)
+{
+	MemoryContext context = AllocSetContextCreate(parent, "mlcache target",
+												  ALLOCSET_DEFAULT_SIZES);
+	MlcTarget  *target = create(context, server, number, stat);
+
+	target->group = group;
+	target->paused = server->paused;
+	if (target->paused)
+		target->state = MLC_TARGET_PAUSED;
+	return target;
+}
+
+void
+mlc_target_set_node(MlcTarget *target, const MlcNode *node)
+{
+	MemoryContext old = MemoryContextSwitchTo(target->context);
+
+	target->place.host = pstrdup(node->host);
+	target->place.port = node->port;
+	target->label = psprintf("%s/%s:%d", target->name, node->host, node->port);
+	mlc_cluster_options(&target->group->server->options, &target->place,
+						&target->options);
+	close_connection(target);
+	target->conn = mlc_conn_create(target->context, &target->options);
+	MemoryContextSwitchTo(old);
 }
 
 void
@@ -104,6 +144,7 @@ mlc_target_fail(MlcTarget *target, const char *reason)
 	strlcpy(message, reason, sizeof(message));
 	close_connection(target);
 	target->nexpect = target->expect_next = 0;
+	target->nsent = target->sent_next = 0;
 	target->backoff = target->backoff == 0 ? 20 :
 		Min(target->backoff * 2, mlc_reconnect_max);
 	target->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
@@ -118,7 +159,7 @@ mlc_target_fail(MlcTarget *target, const char *reason)
 		LWLockRelease(mlc_shared->lock);
 		ereport(WARNING,
 				(errcode(ERRCODE_CONNECTION_FAILURE),
-				 errmsg("mlcache: server \"%s\" is out of reach", target->name),
+				 errmsg("mlcache: server \"%s\" is out of reach", target->label),
 				 errdetail("%s", message)));
 		LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
 	}
@@ -155,8 +196,8 @@ mlc_target_good(MlcTarget *target, MlcReply *reply, const char *what)
 	return true;
 }
 
-static void
-new_nonce(char *nonce)
+void
+mlc_target_new_nonce(char *nonce)
 {
 	uint8		bytes[MLC_NONCE_LEN / 2];
 
@@ -184,9 +225,9 @@ start_over(MlcTarget *target, MlcVersion position, HTAB *rules,
 	char		text[MLC_VERSION_LEN + 1];
 
 	ereport(LOG,
-			(errmsg("mlcache: server \"%s\" is purged", target->name),
+			(errmsg("mlcache: server \"%s\" is purged", target->label),
 			 errdetail("%s", reason)));
-	new_nonce(target->nonce);
+	mlc_target_new_nonce(target->nonce);
 	if (!mlc_target_good(target,
 						 mlc_command_simple(target->conn, "FCALL", "mlc_disarm", "0",
 											target->ns, target->nonce,
@@ -205,6 +246,7 @@ start_over(MlcTarget *target, MlcVersion position, HTAB *rules,
 	LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
 	target->stat->purges++;
 	LWLockRelease(mlc_shared->lock);
+	target->fresh = true;
 	return true;
 }
 
@@ -248,17 +290,126 @@ redelivery_shows(MlcTarget *target, MlcReply **state, HTAB *rules)
 	hash_seq_init(&status, rules);
 	while ((rule = hash_seq_search(&status)) != NULL)
 		found |= rule->replicate &&
-			(rule->id != MLC_RULE_FREE || mlc_free_any(target));
+			(rule->id != MLC_RULE_FREE ||
+			 (target->group == NULL && mlc_free_any(target)));
 	return found;
+}
+
+/* A history that goes on at applied, and serves nobody yet. */
+static bool
+begin(MlcTarget *target)
+{
+	char		applied[MLC_VERSION_LEN + 1];
+
+	mlc_version_print(target->applied, applied);
+	return mlc_target_good(target,
+						   mlc_command_simple(target->conn, "FCALL", "mlc_begin",
+											  "0", target->ns, target->nonce,
+											  system_identifier(), applied, NULL),
+						   "mlc_begin");
+}
+
+/* What the server knows is known, and it is delivered to from now on. */
+static void
+enter(MlcTarget *target, bool armed)
+{
+	target->nexpect = target->expect_next = 0;
+	target->nsent = target->sent_next = 0;
+	target->arm_at = mlc_wal_insert_end();
+	if (target->commits)
+		pfree(target->commits);
+	target->commits = armed ? NULL :
+		mlc_commits_snapshot(target->context, MyDatabaseId);
+	set_state(target, armed ? MLC_TARGET_ARMED : MLC_TARGET_CATCHUP);
+	LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
+	target->stat->applied_tli = target->applied.tli;
+	target->stat->applied_lsn = target->applied.lsn;
+	target->stat->catch_up_from = target->applied.lsn;
+	target->stat->catch_up_at = GetCurrentTimestamp();
+	LWLockRelease(mlc_shared->lock);
+}
+
+bool
+mlc_target_take_back(MlcTarget *target, MlcVersion applied)
+{
+	target->applied = target->published = target->applying = applied;
+	mlc_target_new_nonce(target->nonce);
+	if (!begin(target))
+		return false;
+	enter(target, false);
+	return true;
+}
+
+bool
+mlc_target_start_over(MlcTarget *target, MlcVersion position, HTAB *rules,
+					  const char *reason)
+{
+	if (!start_over(target, position, rules, reason))
+		return false;
+	enter(target, false);
+	return true;
+}
+
+/* The five texts that mlc_state answers; NULL: the target is down. */
+static MlcReply **
+ask_state(MlcTarget *target)
+{
+	MlcReply   *reply = mlc_command_simple(target->conn, "FCALL", "mlc_state",
+										   "0", target->ns, NULL);
+
+	if (!mlc_target_good(target, reply, "mlc_state"))
+		return NULL;
+	if (reply->type == MLC_REPLY_ARRAY && reply->nelements == 5)
+	{
+		bool		good = true;
+
+		for (int i = 0; i < 4; i++)
+			good &= reply->elements[i]->type == MLC_REPLY_STRING;
+		if (good)
+			return reply->elements;
+	}
+	mlc_target_fail(target, "mlc_state: unexpected reply");
+	return NULL;
+}
+
+/* Goes on where a server stands that can be caught up. */
+static bool
+adopt(MlcTarget *target, MlcReply **state, HTAB *rules, bool *armed)
+{
+	char		nonce[MLC_NONCE_LEN + 1];
+
+	target->fresh = false;
+	mlc_target_new_nonce(nonce);
+	if (!redelivery_shows(target, state, rules))
+	{
+		MlcReply   *adopted;
+
+		/* the very process that a relay of this database armed? */
+		adopted = mlc_command_simple(target->conn, "FCALL", "mlc_adopt", "0",
+									 target->ns, state[3]->str, nonce, NULL);
+		if (!mlc_target_good(target, adopted, "mlc_adopt"))
+			return false;
+		*armed = adopted->type == MLC_REPLY_INTEGER && adopted->integer == 1;
+	}
+	strlcpy(target->nonce, nonce, sizeof(target->nonce));
+	target->published = target->applied;
+	target->applying = target->applied;
+	if (!*armed)
+		return begin(target);
+	if (mlc_version_parse(state[2]->str, state[2]->len, &target->applying))
+		return true;
+	mlc_target_fail(target, "mlc_state: unexpected reply");
+	return false;
 }
 
 bool
 mlc_target_connect(MlcTarget *target, MlcVersion position,
 				   XLogRecPtr confirmed, HTAB *rules)
 {
-	MlcReply   *reply;
-	const char *reason;
+	MlcReply  **state;
+	const char *reason = NULL;
 	char	   *error;
+	bool		replaced = false;
 	bool		armed = false;
 
 	if (!mlc_conn_open(target->conn))
@@ -272,89 +423,29 @@ mlc_target_connect(MlcTarget *target, MlcVersion position,
 		mlc_target_fail(target, error);
 		return false;
 	}
-	reply = mlc_command_simple(target->conn, "FCALL", "mlc_state", "0",
-							   target->ns, NULL);
-	if (!mlc_target_good(target, reply, "mlc_state"))
+	if (target->group && !mlc_group_place(target, &replaced))
 		return false;
-	if (reply->type != MLC_REPLY_ARRAY || reply->nelements != 5)
+	if (!replaced)
 	{
-		mlc_target_fail(target, "mlc_state: unexpected reply");
-		return false;
-	}
-	for (int i = 0; i < 4; i++)
-		if (reply->elements[i]->type != MLC_REPLY_STRING)
-		{
-			mlc_target_fail(target, "mlc_state: unexpected reply");
+		state = ask_state(target);
+		if (state == NULL)
 			return false;
-		}
-
-	reason = gap(reply->elements, &target->applied, position, confirmed);
-	if (reason)
-	{
-		if (!start_over(target, position, rules, reason))
+		reason = gap(state, &target->applied, position, confirmed);
+		if (reason ? !start_over(target, position, rules, reason) :
+			!adopt(target, state, rules, &armed))
 			return false;
 	}
-	else
-	{
-		char		applied[MLC_VERSION_LEN + 1];
-		char		nonce[MLC_NONCE_LEN + 1];
-
-		new_nonce(nonce);
-		if (!redelivery_shows(target, reply->elements, rules))
-		{
-			MlcReply   *adopted;
-
-			/* the very process that a relay of this database armed? */
-			adopted = mlc_command_simple(target->conn, "FCALL", "mlc_adopt",
-										 "0", target->ns,
-										 reply->elements[3]->str, nonce, NULL);
-			if (!mlc_target_good(target, adopted, "mlc_adopt"))
-				return false;
-			armed = adopted->type == MLC_REPLY_INTEGER && adopted->integer == 1;
-		}
-		strlcpy(target->nonce, nonce, sizeof(target->nonce));
-		target->published = target->applied;
-		target->applying = target->applied;
-		if (armed)
-		{
-			if (!mlc_version_parse(reply->elements[2]->str,
-								   reply->elements[2]->len, &target->applying))
-			{
-				mlc_target_fail(target, "mlc_state: unexpected reply");
-				return false;
-			}
-		}
-		else
-		{
-			mlc_version_print(target->applied, applied);
-			if (!mlc_target_good(target,
-								 mlc_command_simple(target->conn, "FCALL", "mlc_begin",
-													"0", target->ns, target->nonce,
-													system_identifier(), applied, NULL),
-								 "mlc_begin"))
-				return false;
-		}
-	}
-
-	target->nexpect = target->expect_next = 0;
-	target->arm_at = mlc_wal_insert_end();
-	if (target->commits)
-		pfree(target->commits);
-	target->commits = armed ? NULL :
-		mlc_commits_snapshot(target->context, MyDatabaseId);
-	set_state(target, armed ? MLC_TARGET_ARMED : MLC_TARGET_CATCHUP);
+	enter(target, armed);
 	LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
 	target->stat->reconnects++;
-	target->stat->applied_tli = target->applied.tli;
-	target->stat->applied_lsn = target->applied.lsn;
-	target->stat->catch_up_from = target->applied.lsn;
-	target->stat->catch_up_at = GetCurrentTimestamp();
 	LWLockRelease(mlc_shared->lock);
 	ereport(LOG,
 			(errmsg("mlcache: server \"%s\" is connected, applied up to %X/%X%s",
-					target->name, LSN_FORMAT_ARGS(target->applied.lsn),
+					target->label, LSN_FORMAT_ARGS(target->applied.lsn),
 					armed ? ", armed" : "")));
-	return true;
+	if (target->group)
+		mlc_group_joined(target, reason != NULL);
+	return mlc_target_is_live(target);
 }
 
 bool
@@ -370,7 +461,7 @@ mlc_target_arm(MlcTarget *target)
 	LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
 	target->stat->error[0] = '\0';
 	LWLockRelease(mlc_shared->lock);
-	ereport(LOG, (errmsg("mlcache: server \"%s\" is armed", target->name)));
+	ereport(LOG, (errmsg("mlcache: server \"%s\" is armed", target->label)));
 	return true;
 }
 
@@ -381,7 +472,7 @@ mlc_target_retire(MlcTarget *target, HTAB *rules)
 		(void) mlc_conn_wait(target->conn);
 	if (!mlc_target_is_live(target))
 		return;
-	new_nonce(target->nonce);
+	mlc_target_new_nonce(target->nonce);
 	if (!mlc_target_good(target,
 						 mlc_command_simple(target->conn, "FCALL", "mlc_disarm", "0",
 											target->ns, target->nonce,
@@ -390,6 +481,6 @@ mlc_target_retire(MlcTarget *target, HTAB *rules)
 	if (!mlc_purge_all(target, rules))
 		return;
 	ereport(LOG,
-			(errmsg("mlcache: server \"%s\" is purged", target->name),
+			(errmsg("mlcache: server \"%s\" is purged", target->label),
 			 errdetail("This database has no cache rules any more.")));
 }

@@ -14,7 +14,9 @@
 
 #include "postgres.h"
 
+#include "redis/cluster.h"
 #include "redis/conn.h"
+#include "redis/server.h"
 #include "relay/batch.h"
 #include "shm/commits.h"
 #include "shm/segment.h"
@@ -28,8 +30,18 @@ typedef enum MlcExpect
 	MLC_EXPECT_PUBLISH,
 	MLC_EXPECT_UNLINK,
 	MLC_EXPECT_APPLY,
+	MLC_EXPECT_DELIVER,
 	MLC_EXPECT_STREAM
 } MlcExpect;
+
+/* A reply in flight, and the events whose command it answers. */
+typedef struct MlcExpected
+{
+	MlcExpect	what;
+	int			nevents;		/* of a cluster only */
+} MlcExpected;
+
+typedef struct MlcGroup MlcGroup;
 
 typedef struct MlcTarget
 {
@@ -37,6 +49,7 @@ typedef struct MlcTarget
 	Oid			serverid;
 	int			number;			/* its bit in rule masks, its slot in shm */
 	char	   *name;
+	char	   *label;			/* for messages: the name, and the node */
 	MlcRedisOptions options;
 	char	   *fingerprint;	/* of all options, to see changes */
 	char	   *ns;				/* namespace of the state key */
@@ -44,6 +57,14 @@ typedef struct MlcTarget
 	bool		paused;
 	MlcTargetStat *stat;
 	MemoryContext context;
+
+	/* a master of a Redis Cluster */
+	MlcGroup   *group;			/* NULL: it is none */
+	int			node;			/* in the group's map; -1: not known yet */
+	MlcNode		place;
+	char		tag[12];		/* the state key's; "": not known */
+	int			place_tries;
+	bool		fresh;			/* purged, and nothing sent since */
 
 	/* the connection */
 	MlcConn    *conn;
@@ -65,17 +86,30 @@ typedef struct MlcTarget
 	int			nexpect;
 	int			expect_size;
 	int			expect_next;
-	MlcExpect  *expect;
+	MlcExpected *expect;
+	int			nsent;			/* events sent to a cluster, in order */
+	int			sent_size;
+	int			sent_next;		/* the first whose reply is not in */
+	MlcBatchEvent **sent;		/* the batch in flight has them */
 	TimestampTz sent_at;
 } MlcTarget;
 
 /* Moves whenever a connection of any target was made or closed. */
 extern uint64 mlc_target_connections;
 
+/* A new nonce, of MLC_NONCE_LEN digits and a NUL. */
+extern void mlc_target_new_nonce(char *nonce);
+
 /* Creates from a foreign server, which must exist; in a transaction. */
 extern MlcTarget *mlc_target_create(MemoryContext parent, Oid serverid,
 									int number, MlcTargetStat *stat);
 extern void mlc_target_destroy(MlcTarget *target);
+
+/* Creates a master of a cluster, whose node is told before it is used. */
+extern MlcTarget *mlc_target_create_member(MlcGroup *group, MlcServer *server,
+										   MemoryContext parent, int number,
+										   MlcTargetStat *stat);
+extern void mlc_target_set_node(MlcTarget *target, const MlcNode *node);
 
 /*
  * Connects and finds out what the server knows.  On true the target is in
@@ -85,6 +119,14 @@ extern void mlc_target_destroy(MlcTarget *target);
  */
 extern bool mlc_target_connect(MlcTarget *target, MlcVersion position,
 							   XLogRecPtr confirmed, HTAB *rules);
+
+/*
+ * A live and idle target serves nobody until everything after applied has been
+ * delivered to it again; from scratch: until it has been purged, too.
+ */
+extern bool mlc_target_take_back(MlcTarget *target, MlcVersion applied);
+extern bool mlc_target_start_over(MlcTarget *target, MlcVersion position,
+								  HTAB *rules, const char *reason);
 
 /* Connected, and nothing in flight? */
 extern bool mlc_target_is_idle(MlcTarget *target);

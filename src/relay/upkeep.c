@@ -18,6 +18,7 @@
 #include "commands/extension.h"
 #include "model/rule.h"
 #include "redis/server.h"
+#include "relay/group.h"
 #include "relay/relay.h"
 #include "relay/slot.h"
 #include "relay/sweep.h"
@@ -57,17 +58,23 @@ syscache_changed(Datum arg, int cacheid, uint32 hash)
 	catalogs_changed = true;
 }
 
-static void
-drop_target(int i)
+void
+mlc_upkeep_drop_target(int i)
 {
 	MlcTarget  *target = mlc_relay->targets[i];
+	MlcGroup   *group = target->group;
+	bool		last = group != NULL;
 
-	mlc_target_destroy(target);
 	LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
 	memset(&mlc_relay->shared->targets[target->number], 0, sizeof(MlcTargetStat));
 	LWLockRelease(mlc_shared->lock);
+	mlc_target_destroy(target);
 	mlc_relay->targets[i] = mlc_relay->targets[--mlc_relay->ntargets];
 	mlc_relay->rules_generation++;
+	for (int k = 0; k < mlc_relay->ntargets; k++)
+		last &= mlc_relay->targets[k]->group != group;
+	if (last)
+		mlc_group_destroy(group);
 }
 
 static int
@@ -83,6 +90,43 @@ free_number(void)
 			return number;
 	}
 	return -1;
+}
+
+/* A free number, and its entry in shared memory; -1: there are too many. */
+static int
+claim_number(Oid serverid)
+{
+	int			number = free_number();
+
+	if (number < 0)
+	{
+		ereport(WARNING,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("mlcache serves the first %d servers only",
+						MLC_MAX_TARGETS)));
+		return -1;
+	}
+	LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
+	memset(&mlc_relay->shared->targets[number], 0, sizeof(MlcTargetStat));
+	mlc_relay->shared->targets[number].serverid = serverid;
+	mlc_relay->shared->targets[number].state = MLC_TARGET_DOWN;
+	LWLockRelease(mlc_shared->lock);
+	return number;
+}
+
+MlcTarget *
+mlc_upkeep_add_member(MlcGroup *group)
+{
+	int			number = claim_number(group->server->serverid);
+	MlcTarget  *target;
+
+	if (number < 0)
+		return NULL;
+	target = mlc_target_create_member(group, group->server, mlc_relay->context,
+									  number, &mlc_relay->shared->targets[number]);
+	mlc_relay->targets[mlc_relay->ntargets++] = target;
+	mlc_relay->rules_generation++;
+	return target;
 }
 
 /* Makes the list of targets what the catalogs say.  In a transaction. */
@@ -102,7 +146,7 @@ load_targets(void)
 			keep = strcmp(mlc_server_load(target->serverid)->fingerprint,
 						  target->fingerprint) == 0;
 		if (!keep)
-			drop_target(i);
+			mlc_upkeep_drop_target(i);
 	}
 	foreach(lc, servers)
 	{
@@ -114,20 +158,14 @@ load_targets(void)
 			known |= mlc_relay->targets[i]->serverid == serverid;
 		if (known)
 			continue;
-		number = free_number();
-		if (number < 0)
+		if (mlc_server_load(serverid)->options.nseeds > 0)
 		{
-			ereport(WARNING,
-					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-					 errmsg("mlcache serves the first %d servers only",
-							MLC_MAX_TARGETS)));
-			break;
+			(void) mlc_upkeep_add_member(mlc_group_create(serverid));
+			continue;
 		}
-		LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
-		memset(&mlc_relay->shared->targets[number], 0, sizeof(MlcTargetStat));
-		mlc_relay->shared->targets[number].serverid = serverid;
-		mlc_relay->shared->targets[number].state = MLC_TARGET_DOWN;
-		LWLockRelease(mlc_shared->lock);
+		number = claim_number(serverid);
+		if (number < 0)
+			break;
 		mlc_relay->targets[mlc_relay->ntargets++] =
 			mlc_target_create(mlc_relay->context, serverid, number,
 							  &mlc_relay->shared->targets[number]);
@@ -203,10 +241,13 @@ mlc_upkeep_connect(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
+	mlc_group_look();
 	for (int i = 0; i < mlc_relay->ntargets; i++)
 	{
 		MlcTarget  *target = mlc_relay->targets[i];
 
+		if (target->group && target->group->stale)
+			continue;			/* nobody told us who the masters are */
 		if ((target->state != MLC_TARGET_DOWN &&
 			 target->state != MLC_TARGET_GIVEN_UP) ||
 			target->paused || now < target->retry_at)
@@ -277,7 +318,7 @@ mlc_upkeep_lowest_applied(void)
 			{
 				ereport(WARNING,
 						(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-						 errmsg("mlcache: server \"%s\" is given up", target->name),
+						 errmsg("mlcache: server \"%s\" is given up", target->label),
 						 errdetail("The slot holds more than %d MB of WAL for it (mlcache.slot_max_retained). It is purged when it returns.",
 								   mlc_slot_max_retained)));
 				target->state = MLC_TARGET_GIVEN_UP;
@@ -343,6 +384,7 @@ mlc_upkeep_every_second(void)
 		return;
 	mlc_relay->last_second = now;
 	confirm(now);
+	mlc_group_look_for_news();
 	for (int i = 0; i < mlc_relay->ntargets; i++)
 		mlc_target_check_closed(mlc_relay->targets[i]);
 	LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);

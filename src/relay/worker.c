@@ -28,6 +28,7 @@
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
+#include "relay/group.h"
 #include "relay/refresh.h"
 #include "relay/relay.h"
 #include "relay/slot.h"
@@ -79,6 +80,7 @@ rewind_now(void)
 	mlc_relay->position.tli = mlc_decode_timeline(mlc_relay->position.lsn);
 	mlc_relay->caught_up = InvalidXLogRecPtr;
 	mlc_relay->rewind = false;
+	mlc_group_begin_again();
 }
 
 /* Decodes until the batch is full or WAL ends; true if it ended. */
@@ -263,7 +265,7 @@ retire(uint32 generation)
 			ereport(WARNING,
 					(errcode(ERRCODE_CONNECTION_FAILURE),
 					 errmsg("mlcache: server \"%s\" keeps entries of rules that are gone",
-							target->name),
+							target->label),
 					 errdetail("It could not be reached when the last rule went."),
 					 errhint("Remove them there, or FLUSHALL.")));
 	}
@@ -312,6 +314,7 @@ init_relay(int number)
 	mlc_relay->rules = hash_create("mlcache relay rules", 64, &ctl,
 								   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	mlc_relay->current = mlc_batch_create(mlc_relay->context, "current");
+	mlc_relay->flight = mlc_batch_create(mlc_relay->context, "flight");
 	mlc_relay->weak = mlc_batch_create(mlc_relay->context, "weak");
 
 	mlc_upkeep_init();

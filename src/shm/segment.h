@@ -20,7 +20,8 @@
 #include "utils/timestamp.h"
 
 #define MLC_MAX_RELAYS 64		/* databases with rules */
-#define MLC_MAX_TARGETS 16		/* servers a database */
+#define MLC_MAX_TARGETS 64		/* servers a database, masters of clusters
+								 * each */
 #define MLC_MAX_RULE_STATS 4096 /* rules with counters, all databases */
 #define MLC_ERROR_LEN 256
 

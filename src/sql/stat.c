@@ -15,6 +15,7 @@
 #include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "model/version.h"
+#include "redis/cluster.h"
 #include "redis/command.h"
 #include "redis/script.h"
 #include "redis/server.h"
@@ -53,6 +54,67 @@ state_name(MlcTargetState state)
 	return "?";
 }
 
+/* Of several masters of a cluster, the state that needs looking at. */
+static MlcTargetState
+worse_state(MlcTargetState a, MlcTargetState b)
+{
+	static const MlcTargetState order[] = {
+		MLC_TARGET_GIVEN_UP, MLC_TARGET_DOWN, MLC_TARGET_PAUSED,
+		MLC_TARGET_CATCHUP, MLC_TARGET_ARMED
+	};
+
+	for (int i = 0; i < (int) lengthof(order); i++)
+		if (a == order[i] || b == order[i])
+			return order[i];
+	return a;
+}
+
+/* Adds up what belongs to one server; the others become unused. */
+static void
+fold_nodes(MlcTargetStat *stats, int i)
+{
+	MlcTargetStat *sum = &stats[i];
+
+	for (int k = i + 1; k < MLC_MAX_TARGETS; k++)
+	{
+		MlcTargetStat *stat = &stats[k];
+
+		if (stat->state == MLC_TARGET_UNUSED || stat->serverid != sum->serverid)
+			continue;
+		sum->state = worse_state(sum->state, stat->state);
+		if (stat->applied_tli < sum->applied_tli ||
+			(stat->applied_tli == sum->applied_tli &&
+			 stat->applied_lsn < sum->applied_lsn))
+		{
+			sum->applied_tli = stat->applied_tli;
+			sum->applied_lsn = stat->applied_lsn;
+		}
+		if (stat->applied_commit > sum->applied_commit)
+		{
+			sum->applied_commit = stat->applied_commit;
+			sum->lag_ms = stat->lag_ms;
+		}
+		sum->lag_ms_max = Max(sum->lag_ms_max, stat->lag_ms_max);
+		sum->batches = Max(sum->batches, stat->batches);
+		sum->invalidated += stat->invalidated;
+		sum->updated += stat->updated;
+		sum->skipped += stat->skipped;
+		sum->purges += stat->purges;
+		sum->errors += stat->errors;
+		sum->reconnects += stat->reconnects;
+		if (stat->catch_up_from < sum->catch_up_from)
+		{
+			sum->catch_up_from = stat->catch_up_from;
+			sum->catch_up_at = stat->catch_up_at;
+		}
+		if (stat->error[0] != '\0' &&
+			(sum->error[0] == '\0' || stat->error_at > sum->error_at))
+			strlcpy(sum->error, stat->error, sizeof(sum->error));
+		sum->error_at = Max(sum->error_at, stat->error_at);
+		stat->state = MLC_TARGET_UNUSED;
+	}
+}
+
 #define STAT_COLUMNS 19
 
 /* mlcache.stat_get_servers() */
@@ -82,13 +144,16 @@ mlc_stat_get_servers(PG_FUNCTION_ARGS)
 		MlcTargetStat *stat = &stats[i];
 		Datum		values[STAT_COLUMNS];
 		bool		nulls[STAT_COLUMNS] = {false};
-		MlcVersion	applied = {stat->applied_tli, stat->applied_lsn};
+		MlcVersion	applied;
 		char		text[MLC_VERSION_LEN + 1];
 		double		seconds;
 		int			n = 0;
 
 		if (stat->state == MLC_TARGET_UNUSED)
 			continue;
+		fold_nodes(stats, i);
+		applied.tli = stat->applied_tli;
+		applied.lsn = stat->applied_lsn;
 		mlc_version_print(applied, text);
 		seconds = Max(1, GetCurrentTimestamp() - stat->catch_up_at) / 1e6;
 
@@ -259,13 +324,20 @@ check_slots(ReturnSetInfo *rsinfo)
 }
 
 static void
-check_redis(ReturnSetInfo *rsinfo, Oid serverid)
+check_node(ReturnSetInfo *rsinfo, MlcServer *server, MlcNode *node)
 {
-	MlcServer  *server = mlc_server_load(serverid);
 	char	   *item = psprintf("server %s", server->name);
-	MlcConn    *conn = mlc_conn_create(CurrentMemoryContext, &server->options);
+	MlcRedisOptions options = server->options;
+	MlcConn    *conn;
 	MlcReply   *reply;
 	char	   *error;
+
+	if (node)
+	{
+		mlc_cluster_options(&server->options, node, &options);
+		item = psprintf("%s, master %s:%d", item, node->host, node->port);
+	}
+	conn = mlc_conn_create(CurrentMemoryContext, &options);
 
 	if (!mlc_conn_open(conn))
 	{
@@ -280,8 +352,13 @@ check_redis(ReturnSetInfo *rsinfo, Oid serverid)
 		mlc_conn_close(conn);
 		return;
 	}
-	report(rsinfo, item, true, "It answers, and runs the function library.",
-		   NULL);
+	if (node == NULL && mlc_cluster_is_one(conn))
+		report(rsinfo, item, false, "It runs in cluster mode.",
+			   psprintf("ALTER SERVER %s OPTIONS (ADD cluster 'true');",
+						quote_identifier(server->name)));
+	else
+		report(rsinfo, item, true, "It answers, and runs the function library.",
+			   NULL);
 
 	reply = mlc_command_simple(conn, "CONFIG", "GET", "maxmemory-policy", NULL);
 	if (reply && reply->type == MLC_REPLY_ARRAY && reply->nelements == 2)
@@ -296,6 +373,28 @@ check_redis(ReturnSetInfo *rsinfo, Oid serverid)
 			   "redis-cli CONFIG SET maxmemory-policy volatile-lru");
 	}
 	mlc_conn_close(conn);
+}
+
+static void
+check_redis(ReturnSetInfo *rsinfo, Oid serverid)
+{
+	MlcServer  *server = mlc_server_load(serverid);
+	MlcClusterMap *map;
+	char	   *error;
+
+	if (server->options.nseeds == 0)
+	{
+		check_node(rsinfo, server, NULL);
+		return;
+	}
+	map = mlc_cluster_find(&server->options, NULL, NULL, &error);
+	if (map == NULL)
+		report(rsinfo, psprintf("server %s", server->name), false,
+			   psprintf("No node tells who the masters are: %s", error),
+			   psprintf("ALTER SERVER %s OPTIONS (SET url 'redis://host:port,host:port');",
+						quote_identifier(server->name)));
+	for (int i = 0; map && i < map->nnodes; i++)
+		check_node(rsinfo, server, &map->nodes[i]);
 }
 
 static void

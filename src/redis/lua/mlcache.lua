@@ -26,7 +26,9 @@
 -- milliseconds of this server's TIME; 0 means none.
 --
 -- A namespace is one database of one PostgreSQL cluster.  What has been
--- delivered for it stands in the hash "mlc:state:<ns>".  Whether this very
+-- delivered for it stands in the hash "mlc:state:<ns>"; on a master of a Redis
+-- Cluster in "mlc:state:{<tag>}<ns>", whose tag puts it into one of the slots
+-- that the master has (cluster.lua).  Whether this very
 -- process may serve it stands in "armed", in memory only: it is gone after a
 -- restart, a full resynchronization or a promotion, and with it every hit,
 -- lease and fill, until the relay has looked and armed the server again.
@@ -37,12 +39,13 @@
 -- would not be safe here).
 
 -- Thousands count what older callers do not understand.
-local VERSION = 1004
+local VERSION = 1005
 
 local MAX_KEYS = 1000
 local MAX_MS = 1000 * 60 * 60 * 24 * 366 * 100
 
 local armed = {}
+local tags = {}				-- of state keys, where the relay has said so
 
 -- Bound at the first call: while a library is loaded, Redis shows it nothing
 -- but redis.register_function().
@@ -203,7 +206,8 @@ local function guard_names(keys)
 end
 
 local function state_key(ns)
-	return 'mlc:state:' .. need_name('namespace', ns)
+	local tag = tags[need_name('namespace', ns)]
+	return tag and 'mlc:state:{' .. tag .. '}' .. ns or 'mlc:state:' .. ns
 end
 
 -- ---------- guards ----------
@@ -348,9 +352,13 @@ end
 
 -- ---------- the state of a namespace ----------
 
--- nonce, applied, applying; false for what is missing.
+-- nonce, applied, applying; false for what is missing, as it is when the slot
+-- of the state has left this node of a cluster.
 local function get_state(ns)
-	local state = redis.call('HMGET', state_key(ns), 'nonce', 'applied', 'applying')
+	local state = redis.pcall('HMGET', state_key(ns), 'nonce', 'applied', 'applying')
+	if state.err then
+		return false, false, false
+	end
 	return state[1], state[2], state[3]
 end
 
@@ -386,7 +394,10 @@ end
 local function mlc_state(keys, args)
 	need_keys(keys, 0, 0)
 	need_args(args, 1, 1)
-	local state = redis.call('HMGET', state_key(args[1]), 'sysid', 'applied', 'applying', 'nonce')
+	local state = redis.pcall('HMGET', state_key(args[1]), 'sysid', 'applied', 'applying', 'nonce')
+	if state.err then
+		state = {}
+	end
 	local serves = is_armed(args[1], state[4]) and state[2]
 	for i = 1, 4 do
 		state[i] = state[i] or ''
@@ -432,7 +443,7 @@ local function mlc_close(keys, args)
 	need_name('owner', args[2])
 	armed[args[1]] = nil
 	-- an arming under way must not undo it
-	if redis.call('EXISTS', key) == 1 then
+	if redis.pcall('EXISTS', key) == 1 then
 		redis.call('HSET', key, 'nonce', 'closed-' .. args[2])
 	end
 	return redis.status_reply('OK')

@@ -21,6 +21,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(usleep time);
 
+use MlcCluster;
 use MlcRedis;
 
 my $dir = dirname(abs_path(__FILE__));
@@ -28,14 +29,23 @@ my $python = $ENV{MLC_PYTHON} // '/usr/bin/python3';
 
 our $timeout = 60;				# seconds for any condition
 
-# new(name, cold => N, redis => [args], tables => 0/1, conf => text, url => url, server => options)
+# new(name, cold => N, redis => [args], tables => 0/1, conf => text, url => url, server => options,
+#	  cluster => {options of MlcCluster})
 sub new
 {
 	my ($class, $name, %opt) = @_;
 	my $self = bless { cold => $opt{cold} // 500, name => $name, url => $opt{url} }, $class;
 
-	$self->{redis} = MlcRedis->new("$name-redis");
-	$self->{redis}->start(@{ $opt{redis} // [] });
+	if ($opt{cluster})
+	{
+		$self->{redis} = MlcCluster->new("$name-redis", %{ $opt{cluster} })->start;
+		$opt{server} = "cluster 'true'" . ($opt{server} ? ", $opt{server}" : '');
+	}
+	else
+	{
+		$self->{redis} = MlcRedis->new("$name-redis");
+		$self->{redis}->start(@{ $opt{redis} // [] });
+	}
 	$self->{node} = $self->new_node($name, $opt{conf});
 	$self->{node}->start;
 	$self->create_server($opt{server}) unless $opt{bare};

@@ -1,0 +1,77 @@
+/*-------------------------------------------------------------------------
+ *
+ * relay/group.h
+ *	  A Redis Cluster as the relay sees it: a target for each master, the map
+ *	  of slots, and what the masters owe each other.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef MLC_RELAY_GROUP_H
+#define MLC_RELAY_GROUP_H
+
+#include "postgres.h"
+
+#include "redis/cluster.h"
+#include "redis/server.h"
+#include "relay/target.h"
+
+struct MlcGroup
+{
+	MemoryContext context;
+	MlcServer  *server;
+	MemoryContext map_context;	/* of map; NULL: nobody has told us yet */
+	MlcClusterMap *map;
+	bool		stale;			/* the map is to be asked for, members may
+								 * have changed */
+	bool		failed;			/* of the batch in flight, a key could not be
+								 * delivered: all of it again */
+	bool		moved;			/* slots may have gone from one member to
+								 * another while some were away */
+	int			ndetours;		/* keys that were not where the map says */
+	int			detours_size;
+	MlcBatchEvent **detours;
+};
+
+/* In a transaction; with one target, whose node is not known yet. */
+extern MlcGroup *mlc_group_create(Oid serverid);
+extern void mlc_group_destroy(MlcGroup *group);
+
+/*
+ * Asks for the map where one is needed, and makes the targets what it says.
+ * With nothing in flight.
+ */
+extern void mlc_group_look(void);
+
+/* The same once a second, over a connection that is idle. */
+extern void mlc_group_look_for_news(void);
+
+/* Is the key in a slot of this target?  True for what is no cluster. */
+extern bool mlc_group_owns(MlcTarget *target, const char *key, uint32 keylen);
+extern bool mlc_group_owns_event(MlcTarget *target, MlcBatchEvent *event);
+
+/*
+ * May what was delivered be called applied?  Not while a master is away: keys
+ * may come from there with their slot, and must be no older than that.
+ */
+extern bool mlc_group_may_advance(MlcTarget *target);
+
+/*
+ * After mlc_script_ensure(): finds the slot that the state of this node is in,
+ * or is to be in.  *replaced: it began in another slot, where the target knows
+ * it to stand.  False: the target is down.
+ */
+extern bool mlc_group_place(MlcTarget *target, bool *replaced);
+
+/* After a target was connected: what follows for the other members. */
+extern void mlc_group_joined(MlcTarget *target, bool purged);
+
+/* This event of the batch in flight found no key at its node. */
+extern void mlc_group_add_detour(MlcGroup *group, MlcBatchEvent *event);
+
+/* All replies to the batch are in: delivers what was not where it should be. */
+extern void mlc_group_settle(void);
+
+/* Everything is about to be decoded again. */
+extern void mlc_group_begin_again(void);
+
+#endif							/* MLC_RELAY_GROUP_H */

@@ -1,0 +1,192 @@
+# MlcCluster.pm
+#	  A private Redis Cluster for the TAP tests: masters and as many replicas,
+#	  on loopback ports.  Stands in for an MlcRedis where a test says `redis`.
+package MlcCluster;
+
+use strict;
+use warnings;
+use MlcRedis;
+use Time::HiRes qw(usleep time);
+
+our $node_timeout = 1500;		# ms until a master counts as gone
+our $patience = 30;				# seconds for any condition
+
+# new(name, masters => 3, replicas => 1 a master, args => [...]): nothing runs yet.
+sub new
+{
+	my ($class, $name, %opt) = @_;
+
+	return bless { name => $name, masters => $opt{masters} // 3,
+		replicas => $opt{replicas} // 1, args => $opt{args} // [], nodes => [] }, $class;
+}
+
+# Both ports of a node: its own, and the one of the bus.
+sub start_node
+{
+	my ($self) = @_;
+	my $redis = MlcRedis->new("$self->{name}-" . @{ $self->{nodes} });
+
+	$redis->{port} = MlcRedis::free_port();
+	$redis->start('--port', $redis->{port}, '--cluster-enabled', 'yes', '--cluster-port',
+		MlcRedis::free_port(), '--cluster-node-timeout', $node_timeout,
+		'--cluster-replica-validity-factor', 0, '--cluster-migration-barrier', 99,
+		'--repl-ping-replica-period', 1, @{ $self->{args} });
+	$redis->{id} = $redis->command('CLUSTER', 'MYID');
+	push @{ $self->{nodes} }, $redis;
+	return $redis;
+}
+
+sub wait_for
+{
+	my ($self, $what, $condition) = @_;
+	my $until = time() + $patience;
+
+	until ($condition->())
+	{
+		die "redis cluster: timed out waiting for $what" if time() > $until;
+		usleep(20_000);
+	}
+}
+
+sub meet
+{
+	my ($self, $node) = @_;
+	my $first = $self->{nodes}[0];
+	my $bus;
+
+	return if $node == $first;
+	($bus) = $node->command('CLUSTER', 'NODES') =~ /:\d+@(\d+)[^\n]*myself/;
+	$first->command('CLUSTER', 'MEET', '127.0.0.1', $node->{port}, $bus);
+}
+
+sub knows
+{
+	my ($node, $n) = @_;
+	my @known = grep { !/handshake|noaddr/ } split /\n/, $node->command('CLUSTER', 'NODES');
+
+	return @known == $n;
+}
+
+sub start
+{
+	my ($self) = @_;
+	my $n = $self->{masters};
+	my @nodes = map { $self->start_node } 1 .. $n * (1 + $self->{replicas});
+
+	for my $i (0 .. $n - 1)
+	{
+		$nodes[$i]->command('CLUSTER', 'SET-CONFIG-EPOCH', $i + 1);
+		$nodes[$i]->command('CLUSTER', 'ADDSLOTSRANGE', int(16384 * $i / $n),
+			int(16384 * ($i + 1) / $n) - 1);
+	}
+	$self->meet($_) for @nodes;
+	$self->wait_for('all to meet', sub { !grep { !knows($_, scalar @nodes) } @nodes });
+	for my $i ($n .. $#nodes)
+	{
+		$nodes[$i]->command('CLUSTER', 'REPLICATE', $nodes[ $i % $n ]{id});
+	}
+	$self->wait_ok(scalar @nodes - $n);
+	return $self;
+}
+
+sub running { return grep { !$_->{gone} } @{ $_[0]->{nodes} } }
+
+# Every node that runs agrees that all slots are served; so many replicas follow.
+sub wait_ok
+{
+	my ($self, $replicas) = @_;
+
+	$self->wait_for('the cluster to be up',
+		sub { !grep { $_->command('CLUSTER', 'INFO') !~ /cluster_state:ok/ } $self->running });
+	$self->wait_for('the replicas',
+		sub { $replicas == grep { $_->info('replication', 'master_link_status') // '' eq 'up' }
+			  grep { $_->info('replication', 'role') eq 'slave' } $self->running });
+}
+
+sub url
+{
+	my ($self) = @_;
+
+	return 'redis://' . join(',', map { "127.0.0.1:$_->{port}" } @{ $self->{nodes} }[ 0 .. 2 ]);
+}
+
+sub stop { $_->stop for $_[0]->running }
+
+# ---------- slots ----------
+
+sub slot
+{
+	my ($self, $key) = @_;
+
+	return ($self->running)[0]->command('CLUSTER', 'KEYSLOT', $key);
+}
+
+# The master that has a slot, as most nodes see it.
+sub owner
+{
+	my ($self, $slot) = @_;
+
+	for my $node ($self->running)
+	{
+		for my $range (@{ $node->command('CLUSTER', 'SLOTS') })
+		{
+			next if $slot < $range->[0] || $slot > $range->[1];
+			my ($found) = grep { $_->{id} eq $range->[2][2] } $self->running;
+
+			return $found if $found;
+		}
+	}
+	return undef;
+}
+
+sub masters
+{
+	my ($self) = @_;
+
+	return grep { $_->info('replication', 'role') eq 'master' } $self->running;
+}
+
+# The key's slot is found by its node: a command with a key, or FCALL with one.
+sub command
+{
+	my ($self, @words) = @_;
+	my $reply = $self->try(@words);
+
+	die $$reply if ref $reply eq 'SCALAR';
+	return $reply;
+}
+
+sub try
+{
+	my ($self, @words) = @_;
+	my $key = uc $words[0] eq 'FCALL' ? ($words[2] ? $words[3] : undef) : $words[1];
+	my $node = defined $key ? $self->owner($self->slot($key)) : ($self->masters)[0];
+
+	return $node->try(@words);
+}
+
+# Moves a slot step by step, as redis-cli does; keys go $batch at a time, and
+# $between is called after each lot.
+sub move_slot
+{
+	my ($self, $slot, $to, %opt) = @_;
+	my $from = $self->owner($slot);
+	my $batch = $opt{batch} // 100;
+
+	return if $from == $to;
+	$to->command('CLUSTER', 'SETSLOT', $slot, 'IMPORTING', $from->{id});
+	$from->command('CLUSTER', 'SETSLOT', $slot, 'MIGRATING', $to->{id});
+	$opt{between}->() if $opt{between};
+	while (my @keys = @{ $from->command('CLUSTER', 'GETKEYSINSLOT', $slot, $batch) })
+	{
+		my $answer = $from->try('MIGRATE', '127.0.0.1', $to->{port}, '', 0, 5000, 'KEYS', @keys);
+
+		die "MIGRATE: $$answer" if ref $answer;
+		$opt{between}->() if $opt{between};
+	}
+	$to->command('CLUSTER', 'SETSLOT', $slot, 'NODE', $to->{id});
+	$_->try('CLUSTER', 'SETSLOT', $slot, 'NODE', $to->{id})
+	  for $from, grep { $_ != $from && $_ != $to } $self->masters;
+}
+
+1;
