@@ -273,6 +273,7 @@ send_batch(MlcBatch *batch, MlcVersion end)
 	mlc_relay->flight_committed = batch->committed;
 	mlc_relay->flight_oldest = batch->oldest;
 	mlc_relay->in_flight = true;
+	mlc_relay->sent_at = GetCurrentTimestamp();
 	mlc_refresh_queue(batch);
 	MemoryContextSwitchTo(mlc_relay->scratch);
 

@@ -64,6 +64,7 @@ typedef struct MlcRelay
 	MlcVersion	flight_end;		/* applied once all replies are good */
 	TimestampTz flight_committed;
 	TimestampTz flight_oldest;
+	TimestampTz sent_at;		/* when the last batch was sent */
 
 	bool		strong;			/* there are strong rules */
 

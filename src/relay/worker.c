@@ -47,6 +47,7 @@
 #define RECORDS_A_TURN 50000	/* WAL records before housekeeping */
 #define IDLE_TIMEOUT 200		/* ms; commits wake us earlier */
 #define NAP 2					/* ms, once woken by what is in no hurry */
+#define BATCH_DISTANCE 500		/* us from one batch to the next */
 #define RETIRE_ALONE 5000		/* ms without rules and without a server */
 
 MlcRelay   *mlc_relay = NULL;
@@ -327,6 +328,24 @@ init_relay(int number)
 	on_shmem_exit(forget_me, Int32GetDatum(number));
 }
 
+/*
+ * Under load, batches keep a distance: the more commits share one the less each
+ * costs, and nobody wakes a relay that is awake.  A batch after a quiet moment
+ * goes at once.
+ */
+static void
+keep_distance(void)
+{
+	long		left;
+
+	/* somebody waits, or the clock was set back */
+	if (pg_atomic_read_u32(&mlc_relay->shared->hurry) > 0)
+		return;
+	left = mlc_relay->sent_at + BATCH_DISTANCE - GetCurrentTimestamp();
+	if (left > 0 && left <= BATCH_DISTANCE)
+		pg_usleep(left);
+}
+
 /* One turn of the loop. */
 static void
 turn(void)
@@ -351,6 +370,7 @@ turn(void)
 		}
 	}
 
+	keep_distance();
 	ended = decode();
 	mlc_flow_poll();
 	mlc_upkeep_arm();			/* under load, the only moment with none in
