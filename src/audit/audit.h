@@ -41,7 +41,7 @@ typedef struct MlcAudit
 	void	   *arg;
 
 	/* counted */
-	int64		compared;
+	int64		compared;		/* at first sight, fresh or not */
 	int64		counts[MLC_VERDICTS];
 	int64		explained;		/* differed at first, rightly */
 	int64		unsettled;		/* nobody can say: the relay was too far

@@ -359,6 +359,7 @@ settle_once(MlcSuspects *suspects)
 		mlc_copy_key(&copies[i], list[i].key, list[i].keylen);
 		copies[i].kept = list[i].kept;
 	}
+	MLC_FAULT("audit-before-recheck");
 	mlc_remote_ask_copies(suspects->remote, copies, n);
 	mlc_remote_copies(suspects->remote, copies, n);
 	future.tli = GetWALInsertionTimeLine();
@@ -367,6 +368,7 @@ settle_once(MlcSuspects *suspects)
 		mlc_copy_parse_guard(&copies[i], future);
 	look_for_types(suspects, copies, n);
 
+	MLC_FAULT("audit-before-rows");
 	PushActiveSnapshot(GetLatestSnapshot());
 	mlc_rows_load(suspects->rows, copies, n);
 	position = mlc_wal_insert_end();

@@ -152,6 +152,19 @@ begin_spool(void)
 	mlc_relay->must_wait = false;
 }
 
+/* For tests of what finds a lost change: "lose-KEY=skip". */
+static bool
+is_lost(const MlcEvent *event)
+{
+	char		name[64];
+
+	if (likely(mlc_fault_points == NULL || mlc_fault_points[0] == '\0') ||
+		event->key == NULL)
+		return false;
+	snprintf(name, sizeof(name), "lose-%.*s", (int) event->keylen, event->key);
+	return mlc_fault_skip(name);
+}
+
 static void
 sink_event(MlcSink *sink, const MlcEvent *event, const MlcRule *rule)
 {
@@ -160,6 +173,8 @@ sink_event(MlcSink *sink, const MlcEvent *event, const MlcRule *rule)
 	bool		plain;
 
 	mlc_relay->had_events = true;
+	if (is_lost(event))
+		return;
 
 	if (event->op == MLC_OP_TRUNCATE)
 	{

@@ -161,15 +161,20 @@ static void
 say_counts(Oid relid, const MlcAudit *audit)
 {
 	StringInfoData list;
+	int64		compared = audit->unsettled;
 
 	initStringInfo(&list);
 	for (int i = 0; i < MLC_VERDICTS; i++)
+	{
+		if (i != MLC_VERDICT_MISSING)
+			compared += audit->counts[i];
 		if (audit->counts[i] > 0)
 			appendStringInfo(&list, "%s" INT64_FORMAT " %s", list.len > 0 ? ", " : "",
 							 audit->counts[i], mlc_verdict_name(i));
+	}
 	ereport(NOTICE,
 			(errmsg("audit of \"%s\": " INT64_FORMAT " cached keys compared%s%s",
-					get_rel_name(relid), audit->compared,
+					get_rel_name(relid), compared,
 					list.len > 0 ? ": " : "", list.data)));
 	if (audit->unsettled > 0)
 		ereport(WARNING,
