@@ -578,6 +578,31 @@ FROM mlcache.stat_get_progress();
 COMMENT ON VIEW mlcache.stat_progress
 IS 'work under way: catch-up in bytes of WAL, audit in keys of the server looked at; rate a second';
 
+CREATE FUNCTION mlcache.stat_get_consistency(
+	OUT "window" interval, OUT checked bigint, OUT violations bigint,
+	OUT probes bigint, OUT overdue bigint, OUT p50 double precision,
+	OUT p99 double precision, OUT p999 double precision,
+	OUT max double precision)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'mlc_stat_get_consistency'
+LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION mlcache.stat_get_consistency()
+IS 'what audits found, and how long commits took to reach Redis, over windows';
+
+CREATE VIEW mlcache.consistency AS
+SELECT "window", checked, violations,
+	   round(violations OPERATOR(pg_catalog.*) 1000000.0
+			 OPERATOR(pg_catalog./) nullif(checked, 0), 2) AS per_million,
+	   CASE WHEN checked OPERATOR(pg_catalog.>) 0 THEN
+			round(log(checked::numeric OPERATOR(pg_catalog./) greatest(violations, 1)), 2)
+	   END AS nines,
+	   probes, overdue,
+	   p50 AS convergence_p50_ms, p99 AS convergence_p99_ms,
+	   p999 AS convergence_p999_ms, max AS convergence_max_ms
+FROM mlcache.stat_get_consistency();
+COMMENT ON VIEW mlcache.consistency
+IS 'cached copies that were compared with their rows, those found wrong, and the time from a commit to its effect in every Redis; nines count up to what the number of copies can show';
+
 CREATE FUNCTION mlcache.stat_get_rules(
 	OUT rule int, OUT events bigint, OUT null_keys bigint, OUT purges bigint,
 	OUT hits_l1 bigint, OUT hits_l2 bigint, OUT misses bigint,
@@ -685,6 +710,9 @@ GRANT EXECUTE ON FUNCTION mlcache.stat_get_servers(), mlcache.stat_get_rules(),
 	mlcache.check_setup()
 	TO pg_monitor, mlcache_admin;
 
+GRANT SELECT ON mlcache.consistency TO pg_monitor, mlcache_admin;
+REVOKE ALL ON FUNCTION mlcache.stat_get_consistency() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION mlcache.stat_get_consistency() TO pg_monitor, mlcache_admin;
 REVOKE ALL ON FUNCTION mlcache.stat_get_progress() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION mlcache.stat_get_progress() TO pg_monitor, mlcache_admin;
 

@@ -31,6 +31,7 @@
 #include "common/hashfn.h"
 #include "miscadmin.h"
 #include "read/link.h"
+#include "shm/consistency.h"
 #include "shm/progress.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -43,8 +44,9 @@ typedef struct Walk
 	MlcAudit   *audit;
 	MlcRule    *rule;
 	MlcRows    *rows;
-	MlcRemote	remote;
+	MlcRemote  *remote;
 	MlcSuspects *suspects;
+	List	   *older;			/* rules that load keys of ours, too */
 	char	   *pattern;
 	uint64		limit;			/* hashes up to it belong to the sample */
 	int64		looked_at;		/* names, as far as progress is concerned */
@@ -72,6 +74,26 @@ make_pattern(MlcRule *rule)
 	mlc_key_glob(rule->template, &pattern);
 	appendStringInfoChar(&pattern, '*');
 	return pattern.data;
+}
+
+/*
+ * A key that several rules can give is loaded by the oldest of them, so it is
+ * not for us to compare.
+ */
+static bool
+is_ours(Walk *walk, const MlcCopy *copy)
+{
+	ListCell   *lc;
+
+	foreach(lc, walk->older)
+	{
+		MlcRule    *rule = lfirst(lc);
+		char	   *values[MLC_KEY_MAX_COLUMNS];
+
+		if (mlc_key_match(rule->template, copy->key, copy->keylen, values))
+			return false;
+	}
+	return true;
 }
 
 static bool
@@ -125,7 +147,24 @@ compare(Walk *walk, MlcCopy *copies, int n)
 			/* evicted, or something else than a string */
 			mlc_recheck_add(walk->suspects, copy, MLC_VERDICT_CORRUPT, position);
 	}
-	walk->remote.compared = audit->compared;
+	walk->remote->compared = audit->compared;
+}
+
+/* Tells everybody what has been found so far. */
+static void
+publish(MlcAudit *audit)
+{
+	int64		checked = audit->counts[MLC_VERDICT_FRESH];
+	int64		violations = 0;
+
+	for (int i = MLC_VERDICT_FRESH + 1; i < MLC_VERDICTS; i++)
+		if (i != MLC_VERDICT_MISSING)
+			violations += audit->counts[i];
+	checked += violations;
+	mlc_consistency_checked(checked - audit->told_checked,
+							violations - audit->told_violations);
+	audit->told_checked = checked;
+	audit->told_violations = violations;
 }
 
 static void
@@ -133,24 +172,25 @@ settle(Walk *walk, bool all)
 {
 	if (all || mlc_recheck_count(walk->suspects) >= SUSPECTS_MAX)
 		mlc_recheck_settle(walk->suspects);
+	publish(walk->audit);
 }
 
 /* ---- by what is cached ---- */
 
 static void
-sort_names(Walk *walk, Page *page, const MlcRemotePage *names)
+sort_names(Walk *walk, Page *page, MlcReply **names, size_t n)
 {
 	page->nguards = page->nentries = 0;
-	page->guards = palloc(sizeof(MlcCopy) * Max(names->n, 1));
-	page->entries = palloc(sizeof(MlcCopy) * Max(names->n, 1));
-	for (size_t i = 0; i < names->n; i++)
+	page->guards = palloc(sizeof(MlcCopy) * Max(n, 1));
+	page->entries = palloc(sizeof(MlcCopy) * Max(n, 1));
+	for (size_t i = 0; i < n; i++)
 	{
 		MlcCopy		copy;
 		bool		is_guard;
 
-		if (!mlc_copy_name(&copy, walk->rule, names->names[i]->str,
-						   names->names[i]->len, &is_guard) ||
-			!is_in_sample(walk, &copy))
+		if (!mlc_copy_name(&copy, walk->rule, names[i]->str,
+						   names[i]->len, &is_guard) ||
+			!is_ours(walk, &copy) || !is_in_sample(walk, &copy))
 			continue;
 		if (is_guard)
 			page->guards[page->nguards++] = copy;
@@ -170,8 +210,8 @@ find_unguarded(Walk *walk, Page *page, int64 nguards)
 		page->nentries = 0;
 		return;
 	}
-	mlc_remote_ask_copies(&walk->remote, page->entries, page->nentries);
-	mlc_remote_copies(&walk->remote, page->entries, page->nentries);
+	mlc_remote_ask_copies(walk->remote, page->entries, page->nentries);
+	mlc_remote_copies(walk->remote, page->entries, page->nentries);
 	for (int i = 0; i < page->nentries; i++)
 		if (page->entries[i].guard == NULL)
 			page->entries[n++] = page->entries[i];
@@ -219,8 +259,8 @@ walk_cached(Walk *walk)
 												 "mlcache audit page",
 												 ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(page->context);
-	mlc_remote_ask_page(&walk->remote, "0", walk->pattern);
-	mlc_remote_page(&walk->remote, &names);
+	mlc_remote_ask_page(walk->remote, "0", walk->pattern, MLC_REMOTE_PAGE);
+	mlc_remote_page(walk->remote, &names);
 	do
 	{
 		int64		nguards;
@@ -228,25 +268,26 @@ walk_cached(Walk *walk)
 
 		CHECK_FOR_INTERRUPTS();
 		more = strcmp(names.cursor, "0") != 0;
-		sort_names(walk, page, &names);
-		mlc_remote_ask_copies(&walk->remote, page->guards, page->nguards);
-		mlc_remote_ask_guards(&walk->remote, page->entries, page->nentries);
+		sort_names(walk, page, names.names, names.n);
+		mlc_remote_ask_copies(walk->remote, page->guards, page->nguards);
+		mlc_remote_ask_guards(walk->remote, page->entries, page->nentries);
 		if (more)
-			mlc_remote_ask_page(&walk->remote, names.cursor, walk->pattern);
-		mlc_remote_flush(&walk->remote);
+			mlc_remote_ask_page(walk->remote, names.cursor, walk->pattern,
+								MLC_REMOTE_PAGE);
+		mlc_remote_flush(walk->remote);
 
 		/* Redis works on this page while we compare the last one */
 		if (overlap)
 			finish_page(walk, last);
 		MemoryContextReset(last->context);
 
-		mlc_remote_copies(&walk->remote, page->guards, page->nguards);
+		mlc_remote_copies(walk->remote, page->guards, page->nguards);
 		parse_guards(page->guards, page->nguards);
-		nguards = mlc_remote_guards(&walk->remote, page->nentries);
+		nguards = mlc_remote_guards(walk->remote, page->nentries);
 		if (more)
 		{
 			MemoryContextSwitchTo(last->context);
-			mlc_remote_page(&walk->remote, &names);
+			mlc_remote_page(walk->remote, &names);
 			MemoryContextSwitchTo(page->context);
 		}
 		find_unguarded(walk, page, nguards);
@@ -293,7 +334,7 @@ walk_rows(Walk *walk)
 		exist = palloc(sizeof(bool) * ROWS_A_BATCH);
 		n = mlc_rows_next(walk->rows, copies, ROWS_A_BATCH, &more);
 		position = mlc_wal_insert_end();
-		mlc_remote_exist(&walk->remote, copies, n, exist);
+		mlc_remote_exist(walk->remote, copies, n, exist);
 		for (int i = 0; i < n; i++)
 		{
 			copies[i].kept = true;
@@ -310,6 +351,32 @@ walk_rows(Walk *walk)
 
 /* ---- one rule ---- */
 
+/* In the walk's context; leaves another one current: see end_walk(). */
+static void
+begin_walk(Walk *walk, MlcAudit *audit, MlcRule *rule, MlcRemote *remote)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ListCell   *lc;
+
+	memset(walk, 0, sizeof(*walk));
+	walk->audit = audit;
+	walk->rule = rule;
+	walk->remote = remote;
+	walk->limit = audit->sample >= 1.0 ? PG_UINT64_MAX :
+		(uint64) (audit->sample * (double) PG_UINT64_MAX);
+	foreach(lc, mlc_rule_all())
+	{
+		MlcRule    *other = lfirst(lc);
+
+		if (other->id < rule->id &&
+			mlc_key_overlap(other->template, rule->template))
+			walk->older = lappend(walk->older, other);
+	}
+	walk->rows = mlc_rows_open(rule);
+	MemoryContextSwitchTo(context);
+	walk->suspects = mlc_recheck_begin(audit, rule, walk->rows, remote);
+}
+
 static void
 audit_server(MlcAudit *audit, MlcRule *rule, MlcLink *link)
 {
@@ -317,21 +384,15 @@ audit_server(MlcAudit *audit, MlcRule *rule, MlcLink *link)
 												  "mlcache audit",
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
+	MlcRemote	remote;
 	Walk		walk;
 
-	memset(&walk, 0, sizeof(walk));
-	walk.audit = audit;
-	walk.rule = rule;
+	mlc_remote_open(&remote, link);
+	remote.compared = audit->compared;
+	begin_walk(&walk, audit, rule, &remote);
 	walk.pattern = make_pattern(rule);
-	walk.limit = audit->sample >= 1.0 ? PG_UINT64_MAX :
-		(uint64) (audit->sample * (double) PG_UINT64_MAX);
-	mlc_remote_open(&walk.remote, link);
-	walk.remote.compared = audit->compared;
-	walk.total = mlc_remote_size(&walk.remote);
+	walk.total = mlc_remote_size(&remote);
 	mlc_progress_begin("audit", rule->relid, walk.total);
-	walk.rows = mlc_rows_open(rule);
-	MemoryContextSwitchTo(context);
-	walk.suspects = mlc_recheck_begin(audit, rule, walk.rows, &walk.remote);
 	walk_cached(&walk);
 	if (rule->action == MLC_OP_REPLICATE && rule->ttl == 0)
 		walk_rows(&walk);
@@ -348,4 +409,31 @@ mlc_audit_rule(MlcAudit *audit, MlcRule *rule)
 
 	foreach(lc, mlc_link_all(rule->nservers, rule->servers))
 		audit_server(audit, rule, lfirst(lc));
+}
+
+void
+mlc_audit_names(MlcAudit *audit, MlcRule *rule, MlcRemote *remote,
+				MlcReply **names, int n)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "mlcache audit",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	Page		page = {.context = context};
+	Walk		walk;
+	int64		nguards;
+
+	begin_walk(&walk, audit, rule, remote);
+	sort_names(&walk, &page, names, n);
+	mlc_remote_ask_copies(remote, page.guards, page.nguards);
+	mlc_remote_ask_guards(remote, page.entries, page.nentries);
+	mlc_remote_copies(remote, page.guards, page.nguards);
+	parse_guards(page.guards, page.nguards);
+	nguards = mlc_remote_guards(remote, page.nentries);
+	find_unguarded(&walk, &page, nguards);
+	finish_page(&walk, &page);
+	settle(&walk, true);
+	mlc_rows_close(walk.rows);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
 }

@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "audit/copy.h"
+#include "audit/remote.h"
 #include "datatype/timestamp.h"
 #include "model/rule.h"
 
@@ -46,6 +47,10 @@ typedef struct MlcAudit
 	int64		explained;		/* differed at first, rightly */
 	int64		unsettled;		/* nobody can say: the relay was too far
 								 * behind */
+
+	/* of those, what shm/consistency has been told of */
+	int64		told_checked;
+	int64		told_violations;
 } MlcAudit;
 
 /*
@@ -55,5 +60,12 @@ typedef struct MlcAudit
  * is cancelled, and what the rule's loader raises.
  */
 extern void mlc_audit_rule(MlcAudit *audit, MlcRule *rule);
+
+/*
+ * Audits what some names, of entries or guards on a server, stand for; names
+ * that are not the rule's are left out.
+ */
+extern void mlc_audit_names(MlcAudit *audit, MlcRule *rule, MlcRemote *remote,
+							MlcReply **names, int n);
 
 #endif							/* MLC_AUDIT_AUDIT_H */

@@ -21,104 +21,38 @@
 #include "audit/health.h"
 #include "audit/look.h"
 #include "audit/monitor.h"
+#include "audit/worker.h"
 #include "base/fault.h"
 #include "base/guc.h"
 #include "base/wal.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "pgstat.h"
-#include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "shm/history.h"
 #include "shm/l1.h"
 #include "shm/stats.h"
 #include "storage/latch.h"
-#include "tcop/tcopprot.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #define TICK 1000				/* ms */
 #define LOOK_EVERY 5			/* ticks from look to look at Redis */
-#define RESTART 10000			/* ms until one that died is started again */
 #define MB (1024.0 * 1024.0)
 
-/* ---- the launcher's part ---- */
-
-typedef struct Child
-{
-	BackgroundWorkerHandle *handle;
-	TimestampTz started_at;
-} Child;
-
-static void
-start(Child *child, MlcRelayShared *relay)
-{
-	BackgroundWorker worker;
-	MemoryContext old;
-
-	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
-		BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = BGW_NEVER_RESTART;
-	strcpy(worker.bgw_library_name, "mlcache");
-	strcpy(worker.bgw_function_name, "mlc_monitor_main");
-	snprintf(worker.bgw_name, BGW_MAXLEN, "mlcache monitor for database %u",
-			 relay->dbid);
-	strcpy(worker.bgw_type, "mlcache monitor");
-	worker.bgw_main_arg = Int32GetDatum((int32) (relay - mlc_shared->relays));
-	worker.bgw_notify_pid = MyProcPid;
-
-	child->started_at = GetCurrentTimestamp();
-	old = MemoryContextSwitchTo(TopMemoryContext);
-	if (!RegisterDynamicBackgroundWorker(&worker, &child->handle))
-		child->handle = NULL;
-	MemoryContextSwitchTo(old);
-	if (child->handle == NULL)
-		ereport(WARNING,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("no free worker slot for the mlcache monitor of database %u",
-						relay->dbid),
-				 errdetail("Nobody raises alerts there."),
-				 errhint("Increase max_worker_processes and restart the server.")));
-}
+static MlcWorkerKind kind = {
+	.name = "mlcache monitor",
+	.function = "mlc_monitor_main",
+	.lack = "Nobody raises alerts there.",
+	.enabled = &mlc_monitor_enabled
+};
 
 long
 mlc_monitor_tend(void)
 {
-	static Child children[MLC_MAX_RELAYS];
-	uint32		n = pg_atomic_read_u32(&mlc_shared->nrelays);
-	long		timeout = RESTART;
-
-	for (uint32 i = 0; i < n; i++)
-	{
-		Child	   *child = &children[i];
-		MlcRelayShared *relay = &mlc_shared->relays[i];
-		TimestampTz now = GetCurrentTimestamp();
-		bool		needed;
-		pid_t		pid;
-
-		if (child->handle)
-		{
-			if (GetBackgroundWorkerPid(child->handle, &pid) != BGWH_STOPPED)
-				continue;
-			pfree(child->handle);
-			child->handle = NULL;
-		}
-		LWLockAcquire(mlc_shared->lock, LW_SHARED);
-		needed = relay->wanted && relay->settled;
-		LWLockRelease(mlc_shared->lock);
-		if (!needed || !mlc_monitor_enabled)
-			continue;
-		if (child->started_at != 0 &&
-			!TimestampDifferenceExceeds(child->started_at, now, RESTART))
-			timeout = Min(timeout, RESTART -
-						  TimestampDifferenceMilliseconds(child->started_at, now) + 1);
-		else
-			start(child, relay);
-	}
-	return timeout;
+	return mlc_worker_tend(&kind);
 }
 
 /* ---- the worker ---- */
@@ -277,28 +211,13 @@ tick(bool look)
 	pgstat_report_stat(true);
 }
 
-static bool
-is_wanted(void)
-{
-	bool		wanted;
-
-	LWLockAcquire(mlc_shared->lock, LW_SHARED);
-	wanted = relay->wanted;
-	LWLockRelease(mlc_shared->lock);
-	return wanted && mlc_monitor_enabled;
-}
-
 void
 mlc_monitor_main(Datum arg)
 {
 	TimestampTz next = GetCurrentTimestamp();
 	uint32		ticks = 0;
 
-	relay = &mlc_shared->relays[DatumGetInt32(arg)];
-	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, die);
-	BackgroundWorkerUnblockSignals();
-	BackgroundWorkerInitializeConnectionByOid(relay->dbid, InvalidOid, 0);
+	relay = mlc_worker_begin(arg);
 	history = mlc_history_mine(true);
 	if (history == NULL)
 		ereport(WARNING,
@@ -306,7 +225,7 @@ mlc_monitor_main(Datum arg)
 				 errmsg("mlcache watches over the first %d databases only",
 						MLC_MAX_HISTORIES)));
 
-	while (is_wanted())
+	while (mlc_worker_is_wanted(&kind, relay))
 	{
 		TimestampTz now = GetCurrentTimestamp();
 

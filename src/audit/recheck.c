@@ -27,7 +27,8 @@
  * A loader may read other tables, or say something new each time: with one,
  * the row must be the same in steps 2 and 6.  An entry that is missing has no
  * version; there the row must be the same tuple in both snapshots, since then
- * it has been there all the time.
+ * it has been there all the time, and some patience, since the relay may load it
+ * again after it has called the change applied.
  *
  * An entry without a guard needs no proof, since both are read at once.
  *
@@ -46,6 +47,7 @@
 #include "pgstat.h"
 #include "shm/segment.h"
 #include "storage/condition_variable.h"
+#include "storage/latch.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
@@ -53,6 +55,9 @@
 #include "utils/timestamp.h"
 
 #define MAX_ROUNDS 30
+#define PATIENCE 500			/* ms until a missing entry is believed in:
+								 * the relay may be about to load it */
+#define PAUSE 100				/* ms between two looks at missing entries */
 #define LOOK_AGAIN 20			/* ms: the state of a server wakes nobody */
 
 typedef struct Suspect
@@ -62,6 +67,7 @@ typedef struct Suspect
 	MlcVerdict	verdict;
 	int			round;
 	bool		kept;
+	TimestampTz since;			/* when it was first seen */
 	uint64		digest;			/* of entry and guard */
 	uint64		row_digest;
 	MlcRow		row;			/* which tuple; the payload is gone */
@@ -115,7 +121,7 @@ row_digest(const MlcRow *row)
 
 static void
 add(MlcSuspects *suspects, const MlcCopy *copy, MlcVerdict verdict, int round,
-	XLogRecPtr position)
+	TimestampTz since, XLogRecPtr position)
 {
 	MemoryContext old = MemoryContextSwitchTo(suspects->context);
 	Suspect    *suspect;
@@ -137,6 +143,7 @@ add(MlcSuspects *suspects, const MlcCopy *copy, MlcVerdict verdict, int round,
 	suspect->verdict = verdict;
 	suspect->round = round;
 	suspect->kept = copy->kept;
+	suspect->since = since;
 	suspect->digest = mlc_copy_digest(copy);
 	suspect->row = copy->row;
 	suspect->row_digest = copy->row.payload ? row_digest(&copy->row) : 0;
@@ -148,7 +155,7 @@ void
 mlc_recheck_add(MlcSuspects *suspects, const MlcCopy *copy,
 				MlcVerdict verdict, XLogRecPtr position)
 {
-	add(suspects, copy, verdict, 0, position);
+	add(suspects, copy, verdict, 0, copy->kept ? GetCurrentTimestamp() : 0, position);
 }
 
 /* ---- waiting for the relay ---- */
@@ -315,7 +322,9 @@ is_proven(MlcSuspects *suspects, const Suspect *suspect, const MlcCopy *copy,
 		return true;
 	if (verdict == MLC_VERDICT_MISSING)
 		return suspect->verdict == MLC_VERDICT_MISSING &&
-			is_same_tuple(&suspect->row, &copy->row);
+			is_same_tuple(&suspect->row, &copy->row) &&
+			TimestampDifferenceExceeds(suspect->since, GetCurrentTimestamp(),
+									   PATIENCE);
 	if (suspect->digest != mlc_copy_digest(copy) &&
 		!MLC_FAULT_SKIP("audit-same-entry"))
 		return false;
@@ -397,12 +406,23 @@ settle_once(MlcSuspects *suspects)
 			else if (is_proven(suspects, &list[i], &copies[i], verdict))
 				report(suspects, &copies[i], verdict, position);
 			else if (list[i].round < MAX_ROUNDS)
-				add(suspects, &copies[i], verdict, list[i].round + 1, position);
+				add(suspects, &copies[i], verdict, list[i].round + 1, list[i].since,
+					position);
 			else
 				audit->unsettled++;
 		}
 	MemoryContextSwitchTo(suspects->owner);
 	MemoryContextDelete(round);
+}
+
+/* Lets the relay get on. */
+static void
+wait_a_little(void)
+{
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 PAUSE, PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
 }
 
 void
@@ -426,6 +446,8 @@ mlc_recheck_settle(MlcSuspects *suspects)
 			break;
 		}
 		settle_once(suspects);
+		if (suspects->n > 0 && suspects->list[0].kept)
+			wait_a_little();
 	}
 	MemoryContextSwitchTo(old);
 }

@@ -107,7 +107,8 @@ mlc_remote_size(MlcRemote *remote)
 /* ---- scanning ---- */
 
 void
-mlc_remote_ask_page(MlcRemote *remote, const char *cursor, const char *pattern)
+mlc_remote_ask_page(MlcRemote *remote, const char *cursor,
+					const char *pattern, int count)
 {
 	MlcCommand	cmd;
 
@@ -117,7 +118,7 @@ mlc_remote_ask_page(MlcRemote *remote, const char *cursor, const char *pattern)
 	mlc_command_add_cstr(&cmd, "MATCH");
 	mlc_command_add_cstr(&cmd, pattern);
 	mlc_command_add_cstr(&cmd, "COUNT");
-	mlc_command_add_int(&cmd, MLC_REMOTE_PAGE);
+	mlc_command_add_int(&cmd, count);
 	mlc_command_append(&cmd, remote->conn);
 }
 

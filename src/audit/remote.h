@@ -50,7 +50,7 @@ extern int64 mlc_remote_size(MlcRemote *remote);
  * is on its way after mlc_remote_flush().
  */
 extern void mlc_remote_ask_page(MlcRemote *remote, const char *cursor,
-								const char *pattern);
+								const char *pattern, int count);
 extern void mlc_remote_page(MlcRemote *remote, MlcRemotePage *page);
 extern void mlc_remote_ask_copies(MlcRemote *remote, MlcCopy *copies, int n);
 extern void mlc_remote_copies(MlcRemote *remote, MlcCopy *copies, int n);

@@ -31,6 +31,7 @@ int			mlc_refresh_timeout = 1000;
 int			mlc_max_locks = 1024;
 int			mlc_lock_escalation_threshold = 100;
 int			mlc_audit_timeout = 10000;
+int			mlc_audit_rate = 0;
 bool		mlc_relay_enabled = true;
 bool		mlc_monitor_enabled = true;
 int			mlc_alert_lag = 10000;
@@ -171,6 +172,12 @@ mlc_guc_define(void)
 							"0 means never to escalate.",
 							&mlc_lock_escalation_threshold, 100, 0, 1000000,
 							PGC_USERSET, 0, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("mlcache.audit_rate",
+							"How many cached copies a second the auditor compares with their rows.",
+							"It also measures how long commits take to reach Redis. 0 means no auditor.",
+							&mlc_audit_rate, 0, 0, 100000,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
 
 	DefineCustomIntVariable("mlcache.audit_timeout",
 							"How long an audit waits for the relay before it leaves a difference unsettled.",

@@ -24,6 +24,7 @@ extern int	mlc_l1_size;		/* kB; 0: off */
 extern int	mlc_refresh_timeout;	/* ms */
 extern int	mlc_max_locks;
 extern int	mlc_lock_escalation_threshold;	/* 0: never */
+extern int	mlc_audit_rate;		/* keys a second; 0: no auditor */
 extern int	mlc_audit_timeout;	/* ms */
 extern bool mlc_relay_enabled;
 extern bool mlc_monitor_enabled;

@@ -472,9 +472,12 @@ message_cb(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, XLogRecPtr lsn,
 	MlcMessageReader reader;
 	MlcMessageSection section;
 	MemoryContext old;
+	bool		probe = strcmp(prefix, MLC_PROBE_PREFIX) == 0;
 	int			result;
 
-	if (!transactional || strcmp(prefix, MLC_MESSAGE_PREFIX) != 0 ||
+	if (!transactional ||
+		(strcmp(prefix, MLC_MESSAGE_PREFIX) != 0 && !probe) ||
+		(probe && data->sink == NULL) ||
 		!mlc_event_message_open(&reader, content, size))
 		return;
 
@@ -489,7 +492,8 @@ message_cb(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, XLogRecPtr lsn,
 		/* not ours, or of a rule that is gone */
 		if (rule == NULL || rule->secret != section.secret)
 			continue;
-		note(data, &data->covered, rule->id);
+		if (!probe)
+			note(data, &data->covered, rule->id);
 		if (section.flags & MLC_MESSAGE_ALL)
 			purge(ctx, rule);
 		while ((result = mlc_event_message_next_key(&reader, &op, &key, &keylen)) > 0)

@@ -697,6 +697,24 @@ subxact_callback(SubXactEvent event, SubTransactionId mySubid,
 		commit_savepoint(dirty, GetCurrentTransactionNestLevel());
 }
 
+void
+mlc_xact_probe(const MlcRule *rule, const char *key)
+{
+	MlcMessageSection section;
+	StringInfoData message;
+
+	section.rule = rule->id;
+	section.secret = rule->secret;
+	section.flags = 0;
+	section.nkeys = 1;
+	initStringInfo(&message);
+	mlc_event_message_begin(&message);
+	mlc_event_message_section(&message, &section);
+	mlc_event_message_key(&message, MLC_OP_INVALIDATE, key, strlen(key));
+	(void) LogLogicalMessage(MLC_PROBE_PREFIX, message.data, message.len, true);
+	pfree(message.data);
+}
+
 XLogRecPtr
 mlc_xact_last_commit(void)
 {

@@ -45,6 +45,12 @@ extern void mlc_xact_add_free(MlcOp op, const char *key, uint32 keylen,
 /* The end of this session's last commit record; InvalidXLogRecPtr: none. */
 extern XLogRecPtr mlc_xact_last_commit(void);
 
+/*
+ * Writes a message that invalidates this key, of no row, when the transaction
+ * commits: the way of every commit to the rule's servers, and nowhere else.
+ */
+extern void mlc_xact_probe(const MlcRule *rule, const char *key);
+
 /* Asks for the relay to be started or woken once this transaction commits. */
 extern void mlc_xact_wake_at_commit(void);
 

@@ -23,6 +23,9 @@
 /* The prefix of our logical messages. */
 #define MLC_MESSAGE_PREFIX "mlcache"
 
+/* The same for probes of the auditor, which are the relay's business only. */
+#define MLC_PROBE_PREFIX "mlcache.probe"
+
 typedef enum MlcOp
 {
 	MLC_OP_INVALIDATE = 'i',	/* the entry goes */

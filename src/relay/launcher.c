@@ -19,6 +19,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "audit/auditor.h"
 #include "audit/monitor.h"
 #include "base/guc.h"
 #include "catalog/pg_database.h"
@@ -288,6 +289,7 @@ mlc_launcher_main(Datum arg)
 			timeout = Min(timeout, tend(&children[i], &mlc_shared->relays[i]));
 		mlc_keeper_revive();
 		timeout = Min(timeout, mlc_monitor_tend());
+		timeout = Min(timeout, mlc_auditor_tend());
 
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,

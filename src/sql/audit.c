@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * sql/audit.c
- *	  SQL: audit, stat_get_progress.
+ *	  SQL: audit, stat_get_progress, stat_get_consistency.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,6 +19,7 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "model/version.h"
+#include "shm/consistency.h"
 #include "shm/progress.h"
 #include "shm/segment.h"
 #include "utils/acl.h"
@@ -30,6 +31,7 @@
 
 PG_FUNCTION_INFO_V1(mlc_sql_audit);
 PG_FUNCTION_INFO_V1(mlc_stat_get_progress);
+PG_FUNCTION_INFO_V1(mlc_stat_get_consistency);
 
 #define ADMIN_ROLE "mlcache_admin"
 #define AUDIT_COLUMNS 8
@@ -258,6 +260,48 @@ mlc_stat_get_progress(PG_FUNCTION_ARGS)
 		nulls[4] = rows[i].total == 0;
 		values[4] = Int64GetDatum(rows[i].total);
 		values[5] = Float8GetDatum(rows[i].rate);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	return (Datum) 0;
+}
+
+/* mlcache.stat_get_consistency() */
+Datum
+mlc_stat_get_consistency(PG_FUNCTION_ARGS)
+{
+	static const char *const names[MLC_WINDOWS] = {
+		[MLC_LAST_MINUTE] = "1 min",
+		[MLC_LAST_HOUR] = "1 h",
+		[MLC_LAST_DAY] = "1 day",
+	};
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	InitMaterializedSRF(fcinfo, 0);
+	mlc_segment_require();
+	for (int i = 0; i < MLC_WINDOWS; i++)
+	{
+		MlcCoherence window;
+		Datum		values[9];
+		bool		nulls[9] = {false};
+		double		times[4];
+
+		mlc_consistency_read(i, &window);
+		values[0] = DirectFunctionCall3(interval_in, CStringGetDatum(names[i]),
+										ObjectIdGetDatum(InvalidOid),
+										Int32GetDatum(-1));
+		values[1] = Int64GetDatum(window.checked);
+		values[2] = Int64GetDatum(window.violations);
+		values[3] = Int64GetDatum(window.probes);
+		values[4] = Int64GetDatum(window.overdue);
+		times[0] = window.p50;
+		times[1] = window.p99;
+		times[2] = window.p999;
+		times[3] = window.max;
+		for (int j = 0; j < 4; j++)
+		{
+			nulls[5 + j] = times[j] < 0;
+			values[5 + j] = Float8GetDatum(times[j]);
+		}
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;

@@ -20,6 +20,7 @@
 #include "redis/script.h"
 #include "redis/server.h"
 #include "relay/slot.h"
+#include "shm/consistency.h"
 #include "shm/l1.h"
 #include "shm/segment.h"
 #include "shm/stats.h"
@@ -271,6 +272,7 @@ mlc_reset_stats(PG_FUNCTION_ARGS)
 	LWLockRelease(mlc_shared->lock);
 	mlc_stats_reset();
 	mlc_l1_reset_stat();
+	mlc_consistency_reset();
 	PG_RETURN_VOID();
 }
 

@@ -1,0 +1,407 @@
+/*-------------------------------------------------------------------------
+ *
+ * audit/auditor.c
+ *	  The worker "mlcache auditor" of one database.
+ *
+ * Once a second it compares as many cached copies with their rows as
+ * mlcache.audit_rate says.  It goes through a server with SCAN, whose order is
+ * that of hashes, so what it looks at within any time is a random sample, and
+ * all of it together is everything.  Copies that are proven wrong are logged
+ * and counted.
+ *
+ * Then a probe: a marker is put into each Redis, and a commit is made that
+ * removes it on the way of all commits: WAL, relay, Redis.  The time from the
+ * commit to the reply of the last server is the time of convergence.
+ *
+ * Each second is a transaction; a server that is not armed is left out.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "audit/audit.h"
+#include "audit/auditor.h"
+#include "audit/recheck.h"
+#include "audit/remote.h"
+#include "audit/worker.h"
+#include "base/guc.h"
+#include "capture/xact.h"
+#include "foreign/foreign.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/interrupt.h"
+#include "read/link.h"
+#include "read/match.h"
+#include "redis/command.h"
+#include "shm/consistency.h"
+#include "shm/segment.h"
+#include "storage/latch.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#define TICK 1000				/* ms */
+#define STEPS_MAX 20			/* of the scan, a tick: Redis may be full of
+								 * what is not ours */
+#define LOGGED_MAX 10			/* findings a tick */
+#define PROBE_TIMEOUT 10000		/* ms */
+#define CURSOR_LEN 24
+
+static MlcWorkerKind kind = {
+	.name = "mlcache auditor",
+	.function = "mlc_auditor_main",
+	.lack = "Nobody compares cached copies with rows there.",
+	.enabled = &mlc_relay_enabled,
+	.rate = &mlc_audit_rate
+};
+
+/* Where the scan of a server stands. */
+typedef struct Position
+{
+	Oid			serverid;
+	char		cursor[CURSOR_LEN];
+} Position;
+
+static MlcRelayShared *relay;
+static Position positions[MLC_MAX_TARGETS];
+static int	logged;				/* in this tick */
+
+long
+mlc_auditor_tend(void)
+{
+	return mlc_worker_tend(&kind);
+}
+
+static bool
+is_armed(Oid serverid)
+{
+	bool		armed = false;
+
+	LWLockAcquire(mlc_shared->lock, LW_SHARED);
+	for (int i = 0; i < MLC_MAX_TARGETS; i++)
+		armed |= relay->targets[i].serverid == serverid &&
+			relay->targets[i].state == MLC_TARGET_ARMED;
+	LWLockRelease(mlc_shared->lock);
+	return armed;
+}
+
+static Position *
+position_of(Oid serverid)
+{
+	Position   *free = &positions[0];
+
+	for (int i = 0; i < MLC_MAX_TARGETS; i++)
+	{
+		if (positions[i].serverid == serverid)
+			return &positions[i];
+		if (!is_armed(positions[i].serverid))
+			free = &positions[i];
+	}
+	free->serverid = serverid;
+	strcpy(free->cursor, "0");
+	return free;
+}
+
+static void
+log_finding(void *arg, const MlcFinding *finding)
+{
+	if (logged++ < LOGGED_MAX)
+		ereport(LOG,
+				(errmsg("mlcache: cached copy \"%.*s\" on server \"%s\" is %s",
+						(int) finding->keylen, finding->key, finding->server,
+						mlc_verdict_name(finding->verdict)),
+				 errdetail("%s", finding->detail)));
+}
+
+/* ---- comparing ---- */
+
+/* The rule that loads the key of which this is the entry's or guard's name. */
+static MlcRule *
+rule_of(const MlcReply *name)
+{
+	const char *key = name->str;
+	uint32		len = name->len;
+
+	if (len > MLC_KEY_MAX_LEN)
+		return NULL;
+	if (len > 6 && memcmp(key, "mlc:", 4) == 0)
+	{
+		key += 4;
+		len -= 4;
+		if (key[0] == '{' && memchr(key, '}', len) == key + len - 1)
+		{
+			key++;
+			len -= 2;
+		}
+	}
+	return mlc_match_key(key, len);
+}
+
+static bool
+is_on_server(const MlcRule *rule, const char *server)
+{
+	for (int i = 0; i < rule->nservers; i++)
+		if (strcmp(rule->servers[i], server) == 0)
+			return true;
+	return rule->nservers == 0;
+}
+
+/* Compares what the names of one rule stand for; a loader may raise. */
+static void
+compare_rule(MlcAudit *audit, MlcRule *rule, MlcRemote *remote,
+			 MlcReply **names, int n)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		mlc_audit_names(audit, rule, remote, names, n);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+
+		/* answers may still be on their way */
+		mlc_conn_close(remote->conn);
+		ereport(LOG,
+				(errcode(error->sqlerrcode),
+				 errmsg("mlcache: cache rule '%s' could not be audited: %s",
+						rule->key, error->message),
+				 error->detail ? errdetail("%s", error->detail) : 0));
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+}
+
+/* Sorts the names of a step by rule. */
+static void
+compare_page(MlcAudit *audit, MlcRemote *remote, const MlcRemotePage *page)
+{
+	MlcRule   **rules = palloc(sizeof(MlcRule *) * Max(page->n, 1));
+	MlcReply  **names = palloc(sizeof(MlcReply *) * Max(page->n, 1));
+
+	for (size_t i = 0; i < page->n; i++)
+		rules[i] = rule_of(page->names[i]);
+	for (size_t i = 0; i < page->n; i++)
+	{
+		MlcRule    *rule = rules[i];
+		int			n = 0;
+
+		if (rule == NULL)
+			continue;
+		for (size_t j = i; j < page->n; j++)
+			if (rules[j] && rules[j]->id == rule->id)
+			{
+				names[n++] = page->names[j];
+				rules[j] = NULL;
+			}
+		if (is_on_server(rule, remote->server) && mlc_conn_is_open(remote->conn))
+			compare_rule(audit, rule, remote, names, n);
+	}
+}
+
+static void
+compare_server(MlcLink *link, int rate)
+{
+	Position   *position = position_of(link->serverid);
+	MlcAudit	audit;
+	MlcRemote	remote;
+
+	memset(&audit, 0, sizeof(audit));
+	audit.sample = 1.0;
+	audit.timeout = Min(mlc_audit_timeout, TICK);
+	audit.report = log_finding;
+	mlc_remote_open(&remote, link);
+	for (int i = 0; i < STEPS_MAX && audit.compared < rate; i++)
+	{
+		MlcRemotePage page;
+
+		/* an entry has two names, its guard's and its own */
+		mlc_remote_ask_page(&remote, position->cursor, "*",
+							Max(10, Min(MLC_REMOTE_PAGE, 2 * (rate - audit.compared))));
+		mlc_remote_page(&remote, &page);
+		strlcpy(position->cursor, page.cursor, CURSOR_LEN);
+		compare_page(&audit, &remote, &page);
+		if (strcmp(position->cursor, "0") == 0 || !mlc_conn_is_open(remote.conn))
+			break;
+	}
+}
+
+static void
+compare_all(void)
+{
+	List	   *links = NIL;
+	ListCell   *lc;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	foreach(lc, mlc_link_all(0, NULL))
+	{
+		MlcLink    *link = lfirst(lc);
+
+		if (is_armed(link->serverid))
+			links = lappend(links, link);
+	}
+	foreach(lc, links)
+		compare_server(lfirst(lc), Max(1, mlc_audit_rate / list_length(links)));
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+}
+
+/* ---- probing ---- */
+
+static char *
+marker_name(void)
+{
+	return psprintf("mlcache-probe:%u", MyDatabaseId);
+}
+
+/* A rule whose events reach all servers and wait for nothing, if there is one. */
+static MlcRule *
+probe_rule(void)
+{
+	MlcRule    *best = NULL;
+	ListCell   *lc;
+
+	foreach(lc, mlc_rule_all())
+	{
+		MlcRule    *rule = lfirst(lc);
+
+		if (best == NULL ||
+			(rule->nservers == 0) > (best->nservers == 0) ||
+			((rule->nservers == 0) == (best->nservers == 0) &&
+			 best->consistency == MLC_WEAK && rule->consistency != MLC_WEAK))
+			best = rule;
+	}
+	return best;
+}
+
+static bool
+set_marker(MlcLink *link)
+{
+	MlcReply   *reply;
+
+	if (!mlc_link_open(link) || !mlc_link_drain(link))
+		return false;
+	reply = mlc_command_simple(link->conn, "SET", marker_name(), "1", "PX", "60000",
+							   NULL);
+	if (reply == NULL)
+		mlc_link_fail(link);
+	return reply && reply->type == MLC_REPLY_STATUS;
+}
+
+static bool
+marker_is_gone(MlcLink *link)
+{
+	MlcReply   *reply;
+
+	if (!mlc_link_open(link))
+		return false;
+	reply = mlc_command_simple(link->conn, "EXISTS", marker_name(), NULL);
+	if (reply == NULL)
+		mlc_link_fail(link);
+	return reply && reply->type == MLC_REPLY_INTEGER && reply->integer == 0;
+}
+
+static void
+probe(void)
+{
+	MlcRule    *rule;
+	List	   *links = NIL;
+	ListCell   *lc;
+	TimestampTz committed;
+	XLogRecPtr	position;
+	MemoryContext context;
+	bool		arrived = true;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	context = AllocSetContextCreate(TopMemoryContext, "mlcache probe",
+									ALLOCSET_SMALL_SIZES);
+	MemoryContextSwitchTo(context);
+	rule = probe_rule();
+	foreach(lc, rule ? mlc_link_all(rule->nservers, rule->servers) : NIL)
+	{
+		MlcLink    *link = lfirst(lc);
+
+		if (is_armed(link->serverid) && set_marker(link))
+			links = lappend(links, link);
+	}
+	PopActiveSnapshot();
+	if (links == NIL)
+	{
+		CommitTransactionCommand();
+		MemoryContextDelete(context);
+		return;
+	}
+	mlc_xact_probe(rule, marker_name());
+	CommitTransactionCommand();
+	position = mlc_xact_last_commit();
+	committed = GetCurrentTimestamp();
+
+	foreach(lc, links)
+	{
+		MlcLink    *link = lfirst(lc);
+
+		arrived &= mlc_recheck_wait(link->serverid, position, PROBE_TIMEOUT);
+	}
+	if (arrived)
+	{
+		TimestampTz now = GetCurrentTimestamp();
+
+		MemoryContextSwitchTo(context);
+		foreach(lc, links)
+			arrived &= marker_is_gone(lfirst(lc));
+		mlc_consistency_probe(arrived ? now - committed : -1);
+	}
+	else
+		mlc_consistency_probe(-1);
+	MemoryContextSwitchTo(TopMemoryContext);
+	MemoryContextDelete(context);
+}
+
+/* ---- the worker ---- */
+
+void
+mlc_auditor_main(Datum arg)
+{
+	TimestampTz next = GetCurrentTimestamp();
+
+	relay = mlc_worker_begin(arg);
+	while (mlc_worker_is_wanted(&kind, relay))
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+		if (GetCurrentTimestamp() >= next)
+		{
+			next = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), TICK);
+			logged = 0;
+			compare_all();
+			probe();
+			pgstat_report_stat(true);
+		}
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next) + 1,
+						 PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
+}
