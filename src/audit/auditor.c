@@ -149,10 +149,12 @@ is_on_server(const MlcRule *rule, const char *server)
 	return rule->nservers == 0;
 }
 
-/* Compares what the names of one rule stand for; a loader may raise. */
+/*
+ * Runs step(), which may raise (a loader, a Redis that is lost): the error is
+ * logged, and the connection closed, since answers may be on their way.
+ */
 static void
-compare_rule(MlcAudit *audit, MlcRule *rule, MlcRemote *remote,
-			 MlcReply **names, int n)
+attempt(void (*step) (void *arg), void *arg, MlcLink *link, const char *what)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -161,7 +163,7 @@ compare_rule(MlcAudit *audit, MlcRule *rule, MlcRemote *remote,
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
-		mlc_audit_names(audit, rule, remote, names, n);
+		step(arg);
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
@@ -173,18 +175,34 @@ compare_rule(MlcAudit *audit, MlcRule *rule, MlcRemote *remote,
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(context);
-
-		/* answers may still be on their way */
-		mlc_conn_close(remote->conn);
+		mlc_conn_close(link->conn);
 		ereport(LOG,
 				(errcode(error->sqlerrcode),
-				 errmsg("mlcache: cache rule '%s' could not be audited: %s",
-						rule->key, error->message),
+				 errmsg("mlcache: %s could not be audited: %s", what,
+						error->message),
 				 error->detail ? errdetail("%s", error->detail) : 0));
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
+}
+
+/* What the names of one rule stand for. */
+typedef struct RuleStep
+{
+	MlcAudit   *audit;
+	MlcRule    *rule;
+	MlcRemote  *remote;
+	MlcReply  **names;
+	int			n;
+} RuleStep;
+
+static void
+compare_rule(void *arg)
+{
+	RuleStep   *step = arg;
+
+	mlc_audit_names(step->audit, step->rule, step->remote, step->names, step->n);
 }
 
 /* Sorts the names of a step by rule. */
@@ -210,14 +228,27 @@ compare_page(MlcAudit *audit, MlcRemote *remote, const MlcRemotePage *page)
 				rules[j] = NULL;
 			}
 		if (is_on_server(rule, remote->server) && mlc_conn_is_open(remote->conn))
-			compare_rule(audit, rule, remote, names, n);
+		{
+			RuleStep	step = {audit, rule, remote, names, n};
+
+			attempt(compare_rule, &step, remote->link,
+					psprintf("cache rule '%s'", rule->key));
+		}
 	}
 }
 
-static void
-compare_server(MlcLink *link, int rate)
+typedef struct ServerStep
 {
-	Position   *position = position_of(link->serverid);
+	MlcLink    *link;
+	int			rate;
+} ServerStep;
+
+static void
+compare_server(void *arg)
+{
+	ServerStep *step = arg;
+	int			rate = step->rate;
+	Position   *position = position_of(step->link->serverid);
 	MlcAudit	audit;
 	MlcRemote	remote;
 
@@ -225,7 +256,7 @@ compare_server(MlcLink *link, int rate)
 	audit.sample = 1.0;
 	audit.timeout = Min(mlc_audit_timeout, TICK);
 	audit.report = log_finding;
-	mlc_remote_open(&remote, link);
+	mlc_remote_open(&remote, step->link);
 	for (int i = 0; i < STEPS_MAX && audit.compared < rate; i++)
 	{
 		MlcRemotePage page;
@@ -257,7 +288,11 @@ compare_all(void)
 			links = lappend(links, link);
 	}
 	foreach(lc, links)
-		compare_server(lfirst(lc), Max(1, mlc_audit_rate / list_length(links)));
+	{
+		ServerStep	step = {lfirst(lc), Max(1, mlc_audit_rate / list_length(links))};
+
+		attempt(compare_server, &step, step.link, "a server");
+	}
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 }
