@@ -104,7 +104,7 @@ CREATE VIEW mlcache.rules AS
 SELECT id, relation, key, action, consistency, capture,
 	   ttl OPERATOR(pg_catalog.*) interval '1 ms' AS ttl,
 	   negative_ttl OPERATOR(pg_catalog.*) interval '1 ms' AS negative_ttl,
-	   columns, loader, filter, on_unreachable, servers
+	   columns, loader, filter, on_unreachable, servers, tag
 FROM mlcache.rule
 WHERE id OPERATOR(pg_catalog.>) 0;
 COMMENT ON VIEW mlcache.rules
@@ -113,7 +113,7 @@ GRANT SELECT ON mlcache.rules TO pg_monitor, mlcache_admin;
 
 CREATE FUNCTION mlcache.attach(
 	relation regclass,
-	key text,
+	key text DEFAULT NULL,
 	consistency text DEFAULT 'eventual',
 	action text DEFAULT 'invalidate',
 	ttl interval DEFAULT NULL,
@@ -131,12 +131,13 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION mlcache.attach(regclass, text, text, text, interval, name[], text, text, text, text, text, interval, name[])
 IS 'attaches a cache rule to a table; returns the rule''s id';
 
-CREATE FUNCTION mlcache.detach(relation regclass, key text DEFAULT NULL)
+CREATE FUNCTION mlcache.detach(relation regclass, key text DEFAULT NULL,
+	tag text DEFAULT NULL)
 RETURNS int
 AS 'MODULE_PATHNAME', 'mlc_detach'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION mlcache.detach(regclass, text)
-IS 'removes a table''s cache rules, or the one with this key, and their entries; returns how many';
+COMMENT ON FUNCTION mlcache.detach(regclass, text, text)
+IS 'removes a table''s cache rules, or the one with this key or tag, and their entries; returns how many';
 
 CREATE FUNCTION mlcache.rules_restored() RETURNS trigger
 AS 'MODULE_PATHNAME', 'mlc_rules_restored'
@@ -255,13 +256,27 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION mlcache.invalidate(text)
 IS 'removes what is cached under a key, be it a row''s, set or fetched, if and when the transaction commits';
 
+CREATE FUNCTION mlcache.invalidate_tag(tag text) RETURNS void
+AS 'MODULE_PATHNAME', 'mlc_sql_invalidate_tag'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION mlcache.invalidate_tag(text)
+IS 'removes all that was filled with a tag, if and when the transaction commits';
+
+CREATE FUNCTION mlcache.invalidate_pattern(glob text) RETURNS void
+AS 'MODULE_PATHNAME', 'mlc_sql_invalidate_pattern'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION mlcache.invalidate_pattern(text)
+IS 'removes all that is cached under keys that match a glob of Redis, if and when the transaction commits; looks at every key there is';
+
 REVOKE ALL ON FUNCTION
 	mlcache.set(text, text, interval, text[]), mlcache.delete(text),
-	mlcache.invalidate(text)
+	mlcache.invalidate(text), mlcache.invalidate_tag(text),
+	mlcache.invalidate_pattern(text)
 FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION
 	mlcache.set(text, text, interval, text[]), mlcache.delete(text),
-	mlcache.invalidate(text)
+	mlcache.invalidate(text), mlcache.invalidate_tag(text),
+	mlcache.invalidate_pattern(text)
 TO mlcache_writer, mlcache_admin;
 
 -- ---------------------------------------------------------------------

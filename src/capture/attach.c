@@ -111,7 +111,7 @@ store(const MlcAttach *attach, MlcCapture capture)
 #define NULLS(attnum) &nulls[(attnum) - 1]
 	SET(MLC_RULE_ID, Int32GetDatum(id));
 	SET(MLC_RULE_RELATION, ObjectIdGetDatum(attach->relid));
-	SET(MLC_RULE_KEY, CStringGetTextDatum(attach->key));
+	SET(MLC_RULE_KEY, text_datum(attach->key, NULLS(MLC_RULE_KEY)));
 	SET(MLC_RULE_ACTION, CStringGetTextDatum(attach->action));
 	SET(MLC_RULE_CONSISTENCY, CStringGetTextDatum(attach->consistency));
 	SET(MLC_RULE_CAPTURE, CStringGetTextDatum(mlc_check_capture_name(capture)));
@@ -127,7 +127,7 @@ store(const MlcAttach *attach, MlcCapture capture)
 	SET(MLC_RULE_SERVERS, names_datum(attach->nservers, attach->servers,
 									  NULLS(MLC_RULE_SERVERS)));
 	SET(MLC_RULE_SECRET, Int64GetDatum(random_secret()));
-	*NULLS(MLC_RULE_TAG) = true;
+	SET(MLC_RULE_TAG, text_datum(attach->tag, NULLS(MLC_RULE_TAG)));
 #undef SET
 #undef NULLS
 
@@ -324,8 +324,17 @@ mlc_attach_rule(const MlcAttach *attach)
 	return id;
 }
 
+/* Is it the one with this key, or this tag?  Without either any will do. */
+static bool
+is_named(const MlcRule *rule, const char *key, const char *tag)
+{
+	if (key)
+		return rule->tag == NULL && strcmp(rule->key, key) == 0;
+	return tag == NULL || (rule->tag && strcmp(rule->tag, tag) == 0);
+}
+
 int
-mlc_attach_remove(Oid relid, const char *key)
+mlc_attach_remove(Oid relid, const char *key, const char *tag)
 {
 	Relation	catalog;
 	SysScanDesc scan;
@@ -347,7 +356,7 @@ mlc_attach_remove(Oid relid, const char *key)
 	{
 		MlcRule    *rule = mlc_rule_from_tuple(tuple, RelationGetDescr(catalog));
 
-		if (key == NULL || strcmp(rule->key, key) == 0)
+		if (is_named(rule, key, tag))
 		{
 			CatalogTupleDelete(catalog, &tuple->t_self);
 			removed++;

@@ -16,7 +16,8 @@
 typedef struct MlcAttach
 {
 	Oid			relid;
-	const char *key;
+	const char *key;			/* NULL: a rule by tag */
+	const char *tag;
 	const char *consistency;
 	const char *action;
 	int64		ttl;			/* ms; 0: none */
@@ -38,8 +39,8 @@ typedef struct MlcAttach
  */
 extern int32 mlc_attach_rule(const MlcAttach *attach);
 
-/* Removes the rules of a table, or the one with this key; how many. */
-extern int	mlc_attach_remove(Oid relid, const char *key);
+/* Removes the rules of a table, or the one with this key or tag; how many. */
+extern int	mlc_attach_remove(Oid relid, const char *key, const char *tag);
 
 /*
  * Rules were written by plain SQL, as the restore of a dump does: a relay

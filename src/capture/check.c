@@ -430,6 +430,67 @@ check_action(const MlcAttach *attach, MlcRule *rule, MlcBinding *binding,
 		(void) mlc_trigger_parse_filter(rule->filter, relation);
 }
 
+/* ---- rules by tag ---- */
+
+#define TAG_MAX 1024			/* bytes */
+
+static void
+check_key_or_tag(const MlcAttach *attach)
+{
+	if (attach->key && attach->tag)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a rule has a key or a tag, not both"),
+				 errhint("Attach the table twice.")));
+	if (attach->key == NULL && attach->tag == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("key must not be null"),
+				 errdetail("A rule has a key or a tag.")));
+	if (attach->tag && (attach->tag[0] == '\0' || strlen(attach->tag) > TAG_MAX))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a tag must have 1 to %d bytes", TAG_MAX)));
+}
+
+/* It says which entries a change concerns, and nothing about their content. */
+static void
+check_tag(const MlcAttach *attach, MlcRule *rule, Relation relation)
+{
+	const char *unfit =
+	rule->action != MLC_OP_INVALIDATE ? "action" :
+	attach->ttl > 0 ? "ttl" : attach->negative_ttl > 0 ? "negative_ttl" :
+	attach->ncolumns > 0 ? "columns" : attach->loader ? "loader" : NULL;
+	ListCell   *lc;
+
+	if (unfit)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a rule by tag takes no %s", unfit),
+				 errdetail("It removes what was filled with the tag; what is cached is up to those who fill.")));
+	if (rule->consistency == MLC_STRONG)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("a rule by tag cannot be strong"),
+				 errdetail("Which keys have the tag is not known before the commit."),
+				 errhint("Leave consistency out.")));
+	foreach(lc, mlc_rule_every())
+	{
+		MlcRule    *other = lfirst(lc);
+
+		if (other->tag && other->relid == rule->relid &&
+			strcmp(other->tag, rule->tag) == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_DUPLICATE_OBJECT),
+					 errmsg("table \"%s\" already has the cache rule by tag '%s'",
+							RelationGetRelationName(relation), rule->tag),
+					 errhint("SELECT mlcache.detach('%s', tag => '%s');",
+							 RelationGetRelationName(relation), rule->tag)));
+	}
+	if (rule->filter)
+		(void) mlc_trigger_parse_filter(rule->filter, relation);
+}
+
 /* ---- servers ---- */
 
 const char *
@@ -578,9 +639,11 @@ identity_covers(MlcRule *rule, Relation relation)
 static MlcCapture
 pick_capture(const MlcAttach *attach, MlcRule *rule, Relation relation)
 {
-	bool		covers = identity_covers(rule, relation);
+	bool		covers = rule->tag || identity_covers(rule, relation);
 	MlcCapture	capture = MLC_CAPTURE_WAL;
-	const char *why = "the replica identity holds every column of the key, so nothing runs on the write path.";
+	const char *why = rule->tag ?
+	"every change of the table is in WAL, so nothing runs on the write path." :
+	"the replica identity holds every column of the key, so nothing runs on the write path.";
 
 	if (rule->filter)
 	{
@@ -626,7 +689,8 @@ pick_capture(const MlcAttach *attach, MlcRule *rule, Relation relation)
 						 RelationGetRelationName(relation))));
 	}
 	ereport(NOTICE,
-			(errmsg("cache rule '%s' uses capture \"%s\"", rule->key,
+			(errmsg(rule->tag ? "cache rule by tag '%s' uses capture \"%s\"" :
+					"cache rule '%s' uses capture \"%s\"", rule->key,
 					mlc_check_capture_name(capture)),
 			 errdetail("Chosen because %s", why)));
 	return capture;
@@ -646,10 +710,13 @@ mlc_check_attach(const MlcAttach *attach, Relation relation)
 
 	memset(&rule, 0, sizeof(rule));
 	rule.relid = attach->relid;
-	rule.key = pstrdup(attach->key);
+	check_key_or_tag(attach);
+	rule.key = pstrdup(attach->key ? attach->key : attach->tag);
+	rule.tag = attach->tag ? rule.key : NULL;
 	rule.action = parse_action(attach->action);
 	rule.consistency = parse_consistency(attach->consistency);
-	rule.template = check_template(attach, relation);
+	rule.template = attach->key ? check_template(attach, relation) :
+		palloc0(sizeof(MlcTemplate));
 	rule.ncolumns = attach->ncolumns;
 	rule.columns = attach->columns;
 	rule.loader = attach->loader ? pstrdup(attach->loader) : NULL;
@@ -660,8 +727,13 @@ mlc_check_attach(const MlcAttach *attach, Relation relation)
 				 errmsg("column \"%s\" does not exist in \"%s\"", missing,
 						RelationGetRelationName(relation))));
 
-	check_action(attach, &rule, &binding, relation);
-	check_others(attach, &rule, relation);
+	if (rule.tag)
+		check_tag(attach, &rule, relation);
+	else
+	{
+		check_action(attach, &rule, &binding, relation);
+		check_others(attach, &rule, relation);
+	}
 	check_servers(attach, &rule);
 	return pick_capture(attach, &rule, relation);
 }

@@ -175,7 +175,7 @@ emit_all(LogicalDecodingContext *ctx, const MlcRule *rule)
 	emit(ctx, rule, MLC_OP_TAG, &tag, NULL);
 }
 
-/* Purges a rule, once a transaction. */
+/* Purges a rule, or emits its tag, once a transaction. */
 static void
 purge(LogicalDecodingContext *ctx, const MlcRule *rule)
 {
@@ -187,7 +187,7 @@ purge(LogicalDecodingContext *ctx, const MlcRule *rule)
 	old = MemoryContextSwitchTo(data->transaction);
 	data->purged = lappend_int(data->purged, rule->id);
 	MemoryContextSwitchTo(old);
-	if (data->sink && rule->stat)
+	if (data->sink && rule->stat && rule->tag == NULL)
 		pg_atomic_fetch_add_u64(&rule->stat->purges, 1);
 	emit_all(ctx, rule);
 }
@@ -324,6 +324,14 @@ apply_binding(LogicalDecodingContext *ctx, MlcBinding *binding,
 	if (binding->broken)
 	{
 		purge(ctx, rule);
+		return;
+	}
+
+	/* a rule by tag: whatever the change, it is the same event */
+	if (rule->tag && rule->capture == MLC_CAPTURE_WAL)
+	{
+		if (!MLC_FAULT_SKIP("decode-tag"))
+			purge(ctx, rule);
 		return;
 	}
 

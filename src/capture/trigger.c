@@ -203,6 +203,13 @@ capture(MlcRelationRules *rules, MlcBinding *binding, TriggerData *trigdata,
 		mlc_xact_add_all(rule);
 		return;
 	}
+	if (rule->tag)
+	{
+		if ((oldtuple && passes(rules, binding, relation, trigdata->tg_trigslot)) ||
+			(newtuple && passes(rules, binding, relation, newslot)))
+			mlc_xact_add_all(rule);
+		return;
+	}
 	if (is_update && is_untouched(binding, desc, oldtuple, newtuple))
 		return;
 

@@ -15,6 +15,7 @@
 #include "capture/xact.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "model/glob.h"
 #include "read/free.h"
 #include "read/match.h"
 #include "utils/lsyscache.h"
@@ -63,6 +64,11 @@ mlc_write_set(const char *key, uint32 keylen, const char *value,
 	check_relay("mlcache.set()");
 	mlc_free_check_key(key, keylen);
 	check_no_rule("mlcache.set()", key, keylen);
+	if (mlc_free_link() == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("mlcache.set() needs a server that is no Redis Cluster"),
+				 errdetail("Keys of no rule are kept on the first server by name, where there is no cluster.")));
 	if (valuelen > MLC_WRITE_MAX)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
@@ -90,4 +96,25 @@ mlc_write_invalidate(const char *key, uint32 keylen)
 	check_relay("mlcache.invalidate()");
 	mlc_free_check_key(key, keylen);
 	mlc_xact_add_free(MLC_OP_INVALIDATE, key, keylen, NULL, 0);
+}
+
+void
+mlc_write_invalidate_tag(const char *tag, uint32 len)
+{
+	check_relay("mlcache.invalidate_tag()");
+	mlc_xact_add_free(MLC_OP_TAG, tag, len, NULL, 0);
+}
+
+void
+mlc_write_invalidate_pattern(const char *glob, uint32 len)
+{
+	check_relay("mlcache.invalidate_pattern()");
+	if (len == 0 || len > MLC_KEY_MAX_LEN || !mlc_glob_is_whole(glob, len))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_ESCAPE_SEQUENCE),
+				 errmsg("invalid pattern \"%s\"",
+						pnstrdup(glob, pg_mbcliplen(glob, len, 100))),
+				 errdetail("A pattern is a glob of Redis: * and ? stand for any bytes, [a-z] for one of a class, and \\ takes away their meaning."),
+				 errhint("SELECT mlcache.invalidate_pattern('product:*');")));
+	mlc_xact_add_free(MLC_OP_PATTERN, glob, len, NULL, 0);
 }

@@ -30,4 +30,14 @@ extern void mlc_write_delete(const char *key, uint32 keylen);
 /* The same, and what mlcache.fetch() cached under the key. */
 extern void mlc_write_invalidate(const char *key, uint32 keylen);
 
+/* What was filled with the tag goes. */
+extern void mlc_write_invalidate_tag(const char *tag, uint32 len);
+
+/*
+ * What matches the glob goes, whatever it is; the glob is one of Redis.  Looks
+ * at every key of every server.  22025 for an escape or class that does not
+ * end.
+ */
+extern void mlc_write_invalidate_pattern(const char *glob, uint32 len);
+
 #endif							/* MLC_CAPTURE_WRITE_H */

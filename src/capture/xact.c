@@ -29,6 +29,7 @@
 #include "capture/xact.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
+#include "model/glob.h"
 #include "read/free.h"
 #include "replication/message.h"
 #include "utils/builtins.h"
@@ -98,6 +99,7 @@ typedef struct DirtySet
 	int			nkeys;
 	int			keys_size;
 	DirtyKey   *keys;
+	int			npatterns;		/* of them, patterns */
 	Size		bytes;
 	keytable_hash *table;
 	int			nsavepoints;
@@ -317,6 +319,8 @@ add(DirtySet *set, int ruleno, MlcOp op, const char *key, uint32 keylen,
 	event->keylen = keylen;
 	event->key = copy_bytes(set, key, keylen);
 	change(set, event, op, body, bodylen);
+	if (op == MLC_OP_PATTERN)
+		set->npatterns++;
 	entry = keytable_insert(set->table,
 							hash_key(set->rules[ruleno].id, key, keylen), &found);
 	event->previous = found ? entry->index : -1;
@@ -362,9 +366,24 @@ mlc_xact_add_free(MlcOp op, const char *key, uint32 keylen,
 	add(set, touch(set, rule), op, key, keylen, body, bodylen);
 }
 
+/* Has a pattern been invalidated since then that the key matches? */
+static bool
+matches_pattern(DirtySet *set, const char *key, uint32 keylen, uint64 turn)
+{
+	for (int i = 0; i < set->nkeys && set->npatterns > 0; i++)
+	{
+		DirtyKey   *event = &set->keys[i];
+
+		if (event->op == MLC_OP_PATTERN && event->turn > turn &&
+			mlc_glob_match(event->key, event->keylen, key, keylen))
+			return true;
+	}
+	return false;
+}
+
 /*
- * Of a set: has a tag of it been invalidated since?  The relay cannot tell,
- * since a transaction has one version.
+ * Of a set: has it been invalidated since, by tag or pattern?  The relay cannot
+ * tell, since a transaction has one version.
  */
 static bool
 is_overtaken(DirtySet *set, const DirtyKey *event)
@@ -373,6 +392,9 @@ is_overtaken(DirtySet *set, const DirtyKey *event)
 	const char *tag;
 	uint32		len;
 
+	if (event->op == MLC_OP_SET &&
+		matches_pattern(set, event->key, event->keylen, event->turn))
+		return true;
 	if (event->op != MLC_OP_SET ||
 		!mlc_event_body_open(&body, event->body, event->bodylen))
 		return false;
@@ -400,7 +422,7 @@ pending(const char *key, uint32 keylen, text * *value)
 		if (dirty->rules[i].id == MLC_RULE_FREE)
 			event = find(dirty, i, MLC_OP_SET, key, keylen);
 	if (event == NULL)
-		return false;
+		return matches_pattern(dirty, key, keylen, 0);
 	if (event->op == MLC_OP_SET && !is_overtaken(dirty, event) &&
 		mlc_event_body_open(&body, event->body, event->bodylen))
 		*value = cstring_to_text_with_len(body.value, body.valuelen);
@@ -656,6 +678,8 @@ abort_savepoint(DirtySet *set, int level)
 		pfree(event->key);
 		if (event->body)
 			pfree(event->body);
+		if (event->op == MLC_OP_PATTERN)
+			set->npatterns--;
 	}
 
 	/* rules stay touched: an empty section does no harm */

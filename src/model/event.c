@@ -409,8 +409,8 @@ append_json_string(StringInfo out, const char *text, uint32 len)
 	appendStringInfoCharMacro(out, '"');
 }
 
-static const char *
-key_name(MlcOp op)
+const char *
+mlc_event_key_name(MlcOp op)
 {
 	return op == MLC_OP_TAG ? "tag" : op == MLC_OP_PATTERN ? "pattern" : "key";
 }
@@ -455,7 +455,7 @@ mlc_event_json(StringInfo out, const MlcEvent *event, MlcVersion version)
 	appendStringInfoChar(out, '"');
 	if (event->key != NULL && event->op != MLC_OP_TRUNCATE)
 	{
-		appendStringInfo(out, ",\"%s\":", key_name(event->op));
+		appendStringInfo(out, ",\"%s\":", mlc_event_key_name(event->op));
 		append_json_string(out, event->key, event->keylen);
 	}
 	appendStringInfoString(out, ",\"version\":\"");

@@ -164,6 +164,9 @@ extern int	mlc_event_message_next_key(MlcMessageReader *reader, MlcOp *op,
  */
 extern const char *mlc_event_op_name(MlcOp op);
 
+/* What a consumer finds an event's key under: "key", "tag" or "pattern". */
+extern const char *mlc_event_key_name(MlcOp op);
+
 /*
  * Appends one JSON object without a line feed:
  * {"op":"update","key":"product:42","version":"...","rule":1,"payload":"..."}

@@ -70,6 +70,14 @@ mlc_free_is_readable(void)
 		(OidIsValid(role) && has_privs_of_role(GetUserId(), role));
 }
 
+MlcLink *
+mlc_free_link(void)
+{
+	MlcLink    *link = mlc_link_default();
+
+	return link && !mlc_link_is_cluster(link) ? link : NULL;
+}
+
 /* One question; NULL: Redis is out of reach. */
 static MlcReply *
 peek(MlcLink *link, const char *key, uint32 keylen)
@@ -120,7 +128,7 @@ version_of(MlcReply *reply, MlcVersion *version)
 text *
 mlc_free_get(const char *key, uint32 keylen, MlcVersion *version)
 {
-	MlcLink    *link = mlc_link_default();
+	MlcLink    *link = mlc_free_link();
 	MlcReply   *reply = link ? peek(link, key, keylen) : NULL;
 	MlcReply   *payload;
 	MlcVersion	applied;

@@ -13,6 +13,7 @@
 
 #include "lib/stringinfo.h"
 #include "model/version.h"
+#include "read/link.h"
 
 /* Kinds of indexes in Redis; see lua/tag.lua. */
 #define MLC_INDEX_TAG 't'
@@ -39,6 +40,12 @@ extern bool mlc_free_is_readable(void);
  * false: nothing.  Set by capture/xact, which knows.
  */
 extern bool (*mlc_free_pending) (const char *key, uint32 keylen, text * *value);
+
+/*
+ * The server that reads of free keys ask; NULL: there is none, or it is a Redis
+ * Cluster, which has none.
+ */
+extern MlcLink *mlc_free_link(void);
 
 /*
  * What Redis holds under a free key, in the current context; NULL: nothing,

@@ -166,6 +166,29 @@ mlc_batch_add(MlcBatch *batch, MlcRelayRule *rule, MlcOp op,
 }
 
 void
+mlc_batch_sweep(MlcBatch *batch, MlcRelayRule *rule, MlcOp op,
+				const char *text, uint32 len, MlcVersion version)
+{
+	StringInfoData key;
+	Size		before;
+
+	if (batch->sweeps == NULL)
+		batch->sweeps = mlc_batch_create(batch->context, "sweeps");
+	before = batch->sweeps->bytes;
+
+	/* a rule's servers are its own */
+	initStringInfo(&key);
+	appendStringInfoChar(&key, (char) op);
+	appendBinaryStringInfo(&key, (const char *) &rule->id, sizeof(rule->id));
+	appendBinaryStringInfo(&key, text, len);
+	mlc_batch_add(batch->sweeps, rule, op, key.data, key.len, NULL, 0, version);
+	pfree(key.data);
+	batch->bytes += batch->sweeps->bytes - before;
+	if (mlc_version_compare(version, batch->applying) > 0)
+		batch->applying = version;
+}
+
+void
 mlc_batch_purge(MlcBatch *batch, MlcRelayRule *rule, MlcVersion version)
 {
 	MemoryContext old;
@@ -219,7 +242,7 @@ mlc_batch_committed(MlcBatch *batch, TimestampTz committed)
 bool
 mlc_batch_is_empty(MlcBatch *batch)
 {
-	return batch->nevents == 0 && batch->purges == NIL;
+	return batch->nevents == 0 && batch->purges == NIL && batch->sweeps == NULL;
 }
 
 bool

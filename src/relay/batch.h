@@ -26,7 +26,7 @@ typedef struct MlcRelayRule
 	char	   *guard_glob;		/* of their guards */
 	int64		ttl;			/* ms; 0: none */
 	MlcConsistency consistency;
-	bool		invalidate;		/* its action */
+	bool		invalidate;		/* its action, and all it does */
 	bool		refresh;
 	bool		replicate;		/* its events make entries */
 	int			nservers;		/* 0: all */
@@ -64,6 +64,8 @@ typedef struct MlcBatch
 	Size		bytes;
 	void	   *table;			/* key -> event */
 	List	   *purges;			/* of MlcBatchPurge; they come first */
+	struct MlcBatch *sweeps;	/* tags and patterns; they come last.  NULL:
+								 * none.  For their texts see below */
 	int			nxids;
 	int			xids_size;
 	TransactionId *xids;		/* commits to be seen before it is sent */
@@ -78,6 +80,23 @@ extern void mlc_batch_reset(MlcBatch *batch);
 
 /* A transaction with events in the batch committed at this time. */
 extern void mlc_batch_committed(MlcBatch *batch, TimestampTz committed);
+
+/* Adds a tag or pattern, or replaces its event by the same rule.  Copies. */
+extern void mlc_batch_sweep(MlcBatch *batch, MlcRelayRule *rule, MlcOp op,
+							const char *text, uint32 len, MlcVersion version);
+
+/* What stands before the text in the key of an event of sweeps. */
+#define MLC_SWEEP_HEAD ((uint32) (1 + sizeof(int32)))
+
+/* The key, tag or pattern of an event, wherever it stands. */
+static inline const char *
+mlc_batch_text(const MlcBatchEvent *event, uint32 *len)
+{
+	uint32		head = mlc_event_is_sweep(event->op) ? MLC_SWEEP_HEAD : 0;
+
+	*len = event->keylen - head;
+	return event->key + head;
+}
 
 /* Adds an event, or replaces the one of the same key.  Copies. */
 extern void mlc_batch_add(MlcBatch *batch, MlcRelayRule *rule, MlcOp op,

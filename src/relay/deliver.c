@@ -323,7 +323,7 @@ append_stream(MlcTarget *target, MlcOp op, MlcRelayRule *rule,
 	mlc_command_add_cstr(&cmd, mlc_event_op_name(op));
 	if (key)
 	{
-		mlc_command_add_cstr(&cmd, "key");
+		mlc_command_add_cstr(&cmd, mlc_event_key_name(op));
 		mlc_command_add(&cmd, key, keylen);
 	}
 	mlc_command_add_cstr(&cmd, "version");
@@ -345,8 +345,8 @@ append_stream(MlcTarget *target, MlcOp op, MlcRelayRule *rule,
 	mlc_target_expect(target, MLC_EXPECT_STREAM);
 }
 
-static bool
-concerns(MlcTarget *target, MlcRelayRule *rule, MlcVersion version)
+bool
+mlc_target_concerns(MlcTarget *target, MlcRelayRule *rule, MlcVersion version)
 {
 	return (rule->mask & (UINT64CONST(1) << target->number)) != 0 &&
 		mlc_version_compare(version, target->applied) > 0;
@@ -363,19 +363,30 @@ by_version(const void *a, const void *b)
 static void
 stream_events(MlcTarget *target, MlcBatch *batch)
 {
+	MlcBatch   *parts[2] = {batch, batch->sweeps};
 	MlcBatchEvent **events = palloc(sizeof(MlcBatchEvent *) *
-									Max(batch->nevents, 1));
+									Max(batch->nevents + (batch->sweeps ? batch->sweeps->nevents : 0), 1));
 	int			n = 0;
 
-	for (int i = 0; i < batch->nevents; i++)
-		if (!batch->events[i].dead &&
-			concerns(target, batch->events[i].rule, batch->events[i].version))
-			events[n++] = &batch->events[i];
+	for (int part = 0; part < 2 && parts[part]; part++)
+		for (int i = 0; i < parts[part]->nevents; i++)
+		{
+			MlcBatchEvent *event = &parts[part]->events[i];
+
+			if (!event->dead &&
+				mlc_target_concerns(target, event->rule, event->version))
+				events[n++] = event;
+		}
 	qsort(events, n, sizeof(MlcBatchEvent *), by_version);
 	for (int i = 0; i < n; i++)
-		append_stream(target, events[i]->op, events[i]->rule, events[i]->key,
-					  events[i]->keylen, events[i]->payload,
-					  events[i]->payloadlen, events[i]->version);
+	{
+		uint32		len;
+		const char *text = mlc_batch_text(events[i], &len);
+
+		append_stream(target, events[i]->op, events[i]->rule, text, len,
+					  events[i]->payload, events[i]->payloadlen,
+					  events[i]->version);
+	}
 }
 
 /* The stream is in one slot of a cluster, for the events of all. */
@@ -396,7 +407,7 @@ send_purges(MlcTarget *target, MlcBatch *batch)
 	{
 		MlcBatchPurge *purge = lfirst(lc);
 
-		if (!concerns(target, purge->rule, purge->version))
+		if (!mlc_target_concerns(target, purge->rule, purge->version))
 			continue;
 		while (!mlc_target_poll(target))
 		{
@@ -448,7 +459,7 @@ append_node_events(MlcTarget *target, MlcBatch *batch, bool oom, bool *held_back
 		MlcBatchEvent *event = &batch->events[i];
 		Values	   *under_way;
 
-		if (event->dead || !concerns(target, event->rule, event->version) ||
+		if (event->dead || !mlc_target_concerns(target, event->rule, event->version) ||
 			!mlc_group_owns_event(target, event))
 			continue;
 		if (oom && event->op == MLC_OP_REPLICATE)
@@ -518,7 +529,7 @@ mlc_target_send(MlcTarget *target, MlcBatch *batch)
 	{
 		MlcBatchEvent *event = &batch->events[i];
 
-		if (event->dead || !concerns(target, event->rule, event->version))
+		if (event->dead || !mlc_target_concerns(target, event->rule, event->version))
 			continue;
 		if (mlc_free_send(target, event, oom))
 			continue;
@@ -550,9 +561,10 @@ mlc_target_send(MlcTarget *target, MlcBatch *batch)
 	flush_removals(target, &removals);
 	flush_strong_removals(target, &strong_removals);
 	flush_values(target, &values);
+	mlc_free_send_sweeps(target, batch);
 	if (has_stream(target) && !oom)
 		stream_events(target, batch);
-	else if (has_stream(target) && batch->nevents > 0)
+	else if (has_stream(target) && (batch->nevents > 0 || batch->sweeps))
 		held_back = true;
 	MLC_FAULT("relay-before-send");
 	if (!mlc_conn_push(target->conn))
@@ -658,6 +670,10 @@ check(MlcTarget *target, MlcExpected *expected, MlcReply *reply)
 			if (reply->type != MLC_REPLY_STRING)
 				return "XADD: unexpected reply";
 			break;
+		case MLC_EXPECT_SWEEP:
+			return mlc_free_swept(target, reply);
+		case MLC_EXPECT_TIDY:
+			return mlc_free_tidied(target, reply);
 	}
 	return NULL;
 }

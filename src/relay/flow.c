@@ -170,11 +170,21 @@ mlc_flow_serve_l1(void)
 	}
 }
 
+/* Is there anything that may concern any key? */
+static bool
+has_pattern(MlcBatch *batch)
+{
+	for (int i = 0; batch->sweeps && i < batch->sweeps->nevents; i++)
+		if (batch->sweeps->events[i].op == MLC_OP_PATTERN)
+			return true;
+	return false;
+}
+
 /* Before the first command of a batch to any server. */
 static void
 close_l1(MlcBatch *batch)
 {
-	if (batch->purges != NIL)
+	if (batch->purges != NIL || has_pattern(batch))
 	{
 		mlc_l1_shut(mlc_relay->shared);
 		mlc_relay->l1_open = false;

@@ -7,6 +7,9 @@
  * (lua/tag.lua), so that no entry is there which an invalidation of its tags
  * would miss.
  *
+ * An index would have to lie in one slot with all its keys: so a Redis Cluster
+ * has no tags, and of keys that are set only the removals.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -43,7 +46,7 @@ mlc_free_send(MlcTarget *target, MlcBatchEvent *event, bool full)
 	const char *tag;
 	uint32		len;
 
-	if (event->op != MLC_OP_SET || full ||
+	if (event->op != MLC_OP_SET || full || target->group ||
 		!mlc_event_body_open(&body, event->payload, event->payloadlen))
 		return false;
 	mlc_version_print(event->version, version);
@@ -71,11 +74,194 @@ mlc_free_any(MlcTarget *target)
 	StringInfoData name;
 	MlcReply   *reply;
 
+	if (target->group)
+		return false;
 	initStringInfo(&name);
 	mlc_free_index(&name, target->ns, MLC_INDEX_FREE, NULL, 0);
 	reply = mlc_command_simple(target->conn, "EXISTS", name.data, NULL);
 	return reply == NULL || reply->type != MLC_REPLY_INTEGER ||
 		reply->integer > 0;
+}
+
+/* ---- many keys at once ---- */
+
+/* One step; cursor is where to go on. */
+static void
+send_step(MlcTarget *target, MlcSweep *sweep, const char *cursor)
+{
+	bool		indexed = sweep->op == MLC_OP_TAG;
+	MemoryContext old;
+	MlcCommand	cmd;
+
+	mlc_command_init(&cmd);
+	mlc_command_add_cstr(&cmd, "FCALL");
+	mlc_command_add_cstr(&cmd, indexed ? "mlc_untag" : "mlc_purge");
+	mlc_command_add_cstr(&cmd, indexed ? "1" : "0");
+	if (indexed)
+		mlc_command_add_cstr(&cmd, sweep->name);
+	mlc_command_add_cstr(&cmd, target->ns);
+	mlc_command_add_cstr(&cmd, cursor);
+	mlc_command_add_cstr(&cmd, indexed ? UNTAG_COUNT : SCAN_COUNT);
+	if (!indexed)
+		mlc_command_add_cstr(&cmd, sweep->name);
+	mlc_command_add(&cmd, sweep->version, MLC_VERSION_LEN);
+	mlc_command_append(&cmd, target->conn);
+	mlc_target_expect(target, MLC_EXPECT_SWEEP);
+	old = MemoryContextSwitchTo(target->context);
+	target->sweeps = lappend(target->sweeps, sweep);
+	MemoryContextSwitchTo(old);
+}
+
+static MlcSweep *
+new_sweep(MlcTarget *target, MlcOp op, MlcVersion version)
+{
+	MlcSweep   *sweep = MemoryContextAllocZero(target->context,
+											   sizeof(MlcSweep));
+
+	sweep->op = op;
+	mlc_version_print(version, sweep->version);
+	return sweep;
+}
+
+static void
+free_sweep(MlcSweep *sweep)
+{
+	pfree(sweep->name);
+	pfree(sweep);
+}
+
+static void
+begin_tag(MlcTarget *target, char kind, const char *text, uint32 len,
+		  MlcVersion version)
+{
+	MlcSweep   *sweep = new_sweep(target, MLC_OP_TAG, version);
+	StringInfoData name;
+
+	initStringInfo(&name);
+	mlc_free_index(&name, target->ns, kind, text, len);
+	sweep->name = MemoryContextStrdup(target->context, name.data);
+	send_step(target, sweep, "0");
+}
+
+/* Guards have one of two shapes; see model/key.h. */
+static void
+begin_pattern(MlcTarget *target, const char *text, uint32 len,
+			  MlcVersion version)
+{
+	static const char *const shapes[] = {"mlc:{%s}", "mlc:%s"};
+	char	   *glob = pnstrdup(text, len);
+
+	for (int i = 0; i < (int) lengthof(shapes); i++)
+	{
+		MlcSweep   *sweep = new_sweep(target, MLC_OP_PATTERN, version);
+
+		sweep->name = MemoryContextStrdup(target->context,
+										  psprintf(shapes[i], glob));
+		send_step(target, sweep, "0");
+	}
+}
+
+void
+mlc_free_send_sweeps(MlcTarget *target, MlcBatch *batch)
+{
+	bool		indexed = target->group == NULL;
+
+	for (int i = 0; i < batch->nevents && indexed; i++)
+	{
+		MlcBatchEvent *event = &batch->events[i];
+
+		if (event->rule->id == MLC_RULE_FREE && !event->dead &&
+			event->op == MLC_OP_INVALIDATE &&
+			mlc_target_concerns(target, event->rule, event->version))
+			begin_tag(target, MLC_INDEX_FETCHED, event->key, event->keylen,
+					  event->version);
+	}
+	for (int i = 0; batch->sweeps && i < batch->sweeps->nevents; i++)
+	{
+		MlcBatchEvent *event = &batch->sweeps->events[i];
+		uint32		len;
+		const char *text = mlc_batch_text(event, &len);
+
+		if (!mlc_target_concerns(target, event->rule, event->version))
+			continue;
+		if (event->op == MLC_OP_TAG && indexed)
+			begin_tag(target, MLC_INDEX_TAG, text, len, event->version);
+		else if (event->op == MLC_OP_PATTERN)
+			begin_pattern(target, text, len, event->version);
+	}
+}
+
+/* Cursor and number: what every step answers. */
+static bool
+is_step(MlcReply *reply)
+{
+	return reply->type == MLC_REPLY_ARRAY && reply->nelements == 2 &&
+		reply->elements[0]->type == MLC_REPLY_STRING &&
+		reply->elements[0]->len < CURSOR_LEN &&
+		reply->elements[1]->type == MLC_REPLY_INTEGER;
+}
+
+const char *
+mlc_free_swept(MlcTarget *target, MlcReply *reply)
+{
+	MlcSweep   *sweep;
+
+	if (!is_step(reply) || target->sweeps == NIL)
+		return "removal by tag or pattern: unexpected reply";
+	sweep = linitial(target->sweeps);
+	target->sweeps = list_delete_first(target->sweeps);
+	target->stat->invalidated += reply->elements[1]->integer;
+	if (strcmp(reply->elements[0]->str, "0") == 0)
+	{
+		free_sweep(sweep);
+		return NULL;
+	}
+	send_step(target, sweep, reply->elements[0]->str);
+	return mlc_conn_push(target->conn) ? NULL : mlc_conn_error(target->conn);
+}
+
+void
+mlc_free_forget(MlcTarget *target)
+{
+	ListCell   *lc;
+
+	foreach(lc, target->sweeps)
+		free_sweep(lfirst(lc));
+	list_free(target->sweeps);
+	target->sweeps = NIL;
+}
+
+/* ---- looking after indexes ---- */
+
+void
+mlc_free_tidy(MlcTarget *target)
+{
+	MlcCommand	cmd;
+
+	if (target->group)
+		return;
+	mlc_command_init(&cmd);
+	mlc_command_add_cstr(&cmd, "FCALL");
+	mlc_command_add_cstr(&cmd, "mlc_tidy");
+	mlc_command_add_cstr(&cmd, "0");
+	mlc_command_add_cstr(&cmd, target->ns);
+	mlc_command_add_cstr(&cmd, target->tidy_cursor[0] ? target->tidy_cursor : "0");
+	mlc_command_add_cstr(&cmd, SCAN_COUNT);
+	mlc_command_append(&cmd, target->conn);
+	mlc_target_expect(target, MLC_EXPECT_TIDY);
+	target->sent_at = GetCurrentTimestamp();
+	if (!mlc_conn_push(target->conn))
+		mlc_target_fail(target, mlc_conn_error(target->conn));
+}
+
+const char *
+mlc_free_tidied(MlcTarget *target, MlcReply *reply)
+{
+	if (!is_step(reply))
+		return "mlc_tidy: unexpected reply";
+	strlcpy(target->tidy_cursor, reply->elements[0]->str,
+			sizeof(target->tidy_cursor));
+	return NULL;
 }
 
 /* ---- purging ---- */
@@ -109,8 +295,8 @@ purge_index(MlcTarget *target, const char *index)
 		CHECK_FOR_INTERRUPTS();
 		if (!page(target,
 				  mlc_command_simple(target->conn, "FCALL", "mlc_untag", "1",
-									 index, target->ns, LAST_VERSION, cursor,
-									 UNTAG_COUNT, NULL),
+									 index, target->ns, cursor, UNTAG_COUNT,
+									 LAST_VERSION, NULL),
 				  "mlc_untag", cursor, sizeof(cursor), MLC_REPLY_INTEGER))
 			return false;
 	} while (strcmp(cursor, "0") != 0);
@@ -119,8 +305,8 @@ purge_index(MlcTarget *target, const char *index)
 						   "UNLINK");
 }
 
-bool
-mlc_free_purge(MlcTarget *target)
+static bool
+purge_indexes(MlcTarget *target)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "mlcache purge",
@@ -152,4 +338,10 @@ mlc_free_purge(MlcTarget *target)
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 	return good;
+}
+
+bool
+mlc_free_purge(MlcTarget *target)
+{
+	return target->group != NULL || purge_indexes(target);
 }

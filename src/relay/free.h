@@ -18,6 +18,25 @@
  */
 extern bool mlc_free_send(MlcTarget *target, MlcBatchEvent *event, bool full);
 
+/*
+ * Sends what removes many keys at once: tags, patterns, and what was fetched
+ * under keys that are invalidated.	 Comes behind all other events, which it
+ * tells by their versions.
+ */
+extern void mlc_free_send_sweeps(MlcTarget *target, MlcBatch *batch);
+
+/* Takes the reply to a step of such a removal; NULL, or what is wrong. */
+extern const char *mlc_free_swept(MlcTarget *target, MlcReply *reply);
+
+/* The connection is gone, and nothing of it under way any more. */
+extern void mlc_free_forget(MlcTarget *target);
+
+/* Looks after some of the indexes of an idle target; does not wait. */
+extern void mlc_free_tidy(MlcTarget *target);
+
+/* Takes the reply to that; NULL, or what is wrong. */
+extern const char *mlc_free_tidied(MlcTarget *target, MlcReply *reply);
+
 /* Are there free keys on this server, as far as it answers? */
 extern bool mlc_free_any(MlcTarget *target);
 

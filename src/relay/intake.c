@@ -52,7 +52,8 @@ make_rule(const MlcRule *rule)
 	}
 	entry->ttl = rule->ttl;
 	entry->consistency = rule->consistency;
-	entry->invalidate = rule->action == MLC_OP_INVALIDATE;
+	entry->invalidate = rule->action == MLC_OP_INVALIDATE &&
+		rule->id != MLC_RULE_FREE;
 	entry->refresh = rule->action == MLC_OP_REFRESH;
 	entry->replicate = rule->action == MLC_OP_REPLICATE ||
 		rule->id == MLC_RULE_FREE;
@@ -184,6 +185,14 @@ sink_event(MlcSink *sink, const MlcEvent *event, const MlcRule *rule)
 		mlc_relay->weak->purges = NIL;
 		if (mlc_relay->spool)
 			mlc_spool_purge(mlc_relay->spool, target_rule);
+		return;
+	}
+
+	if (mlc_event_is_sweep(event->op))
+	{
+		mlc_batch_sweep(batch, target_rule, event->op, event->key,
+						event->keylen, mlc_relay->version);
+		mlc_batch_committed(batch, mlc_relay->committed);
 		return;
 	}
 

@@ -145,6 +145,7 @@ mlc_target_fail(MlcTarget *target, const char *reason)
 	close_connection(target);
 	target->nexpect = target->expect_next = 0;
 	target->nsent = target->sent_next = 0;
+	mlc_free_forget(target);
 	target->backoff = target->backoff == 0 ? 20 :
 		Min(target->backoff * 2, mlc_reconnect_max);
 	target->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),

@@ -14,6 +14,7 @@
 
 #include "postgres.h"
 
+#include "nodes/pg_list.h"
 #include "redis/cluster.h"
 #include "redis/conn.h"
 #include "redis/server.h"
@@ -31,7 +32,9 @@ typedef enum MlcExpect
 	MLC_EXPECT_UNLINK,
 	MLC_EXPECT_APPLY,
 	MLC_EXPECT_DELIVER,
-	MLC_EXPECT_STREAM
+	MLC_EXPECT_STREAM,
+	MLC_EXPECT_SWEEP,
+	MLC_EXPECT_TIDY
 } MlcExpect;
 
 /* A reply in flight, and the events whose command it answers. */
@@ -42,6 +45,15 @@ typedef struct MlcExpected
 } MlcExpected;
 
 typedef struct MlcGroup MlcGroup;
+
+/* A removal of many keys that is under way. */
+typedef struct MlcSweep
+{
+	MlcOp		op;				/* MLC_OP_TAG: through an index; or
+								 * MLC_OP_PATTERN: by a glob of guards */
+	char	   *name;			/* of the index; the glob */
+	char		version[MLC_VERSION_LEN + 1];
+} MlcSweep;
 
 typedef struct MlcTarget
 {
@@ -91,6 +103,8 @@ typedef struct MlcTarget
 	int			sent_size;
 	int			sent_next;		/* the first whose reply is not in */
 	MlcBatchEvent **sent;		/* the batch in flight has them */
+	List	   *sweeps;			/* of MlcSweep, in the order of their replies */
+	char		tidy_cursor[24];	/* of the scan for indexes; "": none yet */
 	TimestampTz sent_at;
 } MlcTarget;
 
@@ -131,6 +145,10 @@ extern bool mlc_target_start_over(MlcTarget *target, MlcVersion position,
 /* Connected, and nothing in flight? */
 extern bool mlc_target_is_idle(MlcTarget *target);
 extern bool mlc_target_is_live(MlcTarget *target);
+
+/* Is the event for this target, and has it not been applied there? */
+extern bool mlc_target_concerns(MlcTarget *target, MlcRelayRule *rule,
+								MlcVersion version);
 
 /* One more reply of this kind is to come. */
 extern void mlc_target_expect(MlcTarget *target, MlcExpect what);

@@ -18,6 +18,7 @@
 #include "commands/extension.h"
 #include "model/rule.h"
 #include "redis/server.h"
+#include "relay/free.h"
 #include "relay/group.h"
 #include "relay/relay.h"
 #include "relay/slot.h"
@@ -386,7 +387,13 @@ mlc_upkeep_every_second(void)
 	confirm(now);
 	mlc_group_look_for_news();
 	for (int i = 0; i < mlc_relay->ntargets; i++)
-		mlc_target_check_closed(mlc_relay->targets[i]);
+	{
+		MlcTarget  *target = mlc_relay->targets[i];
+
+		mlc_target_check_closed(target);
+		if (mlc_target_is_idle(target) && !mlc_relay->in_flight)
+			mlc_free_tidy(target);
+	}
 	LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
 	mlc_relay->shared->transactions += mlc_relay->transactions;
 	mlc_relay->shared->spilled += mlc_relay->spilled;

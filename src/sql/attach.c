@@ -103,11 +103,8 @@ mlc_attach(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("relation with OID %u does not exist", attach.relid)));
-	if (!PG_ARGISNULL(8))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("rules by tag are not available yet")));
-	attach.key = required_arg(fcinfo, 1, "key");
+	attach.key = text_arg(fcinfo, 1);
+	attach.tag = text_arg(fcinfo, 8);
 	attach.consistency = required_arg(fcinfo, 2, "consistency");
 	attach.action = required_arg(fcinfo, 3, "action");
 	attach.ttl = ttl_arg(fcinfo, 4, "ttl");
@@ -121,11 +118,12 @@ mlc_attach(PG_FUNCTION_ARGS)
 	PG_RETURN_INT32(mlc_attach_rule(&attach));
 }
 
-/* mlcache.detach(relation [, key]) returns how many rules went. */
+/* mlcache.detach(relation [, key or tag]) returns how many rules went. */
 Datum
 mlc_detach(PG_FUNCTION_ARGS)
 {
 	char	   *key = text_arg(fcinfo, 1);
+	char	   *tag = text_arg(fcinfo, 2);
 	Oid			relid;
 	int			removed;
 
@@ -138,13 +136,19 @@ mlc_detach(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("relation with OID %u does not exist", relid)));
-	removed = mlc_attach_remove(relid, key);
+	if (key && tag)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a rule has a key or a tag, not both")));
+	removed = mlc_attach_remove(relid, key, tag);
 	if (removed == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 key ?
 				 errmsg("table \"%s\" has no cache rule '%s'",
-						get_rel_name(relid), key) :
+						get_rel_name(relid), key) : tag ?
+				 errmsg("table \"%s\" has no cache rule by tag '%s'",
+						get_rel_name(relid), tag) :
 				 errmsg("table \"%s\" has no cache rules", get_rel_name(relid))));
 	PG_RETURN_INT32(removed);
 }

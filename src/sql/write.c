@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * sql/write.c
- *	  SQL: set, delete, invalidate.
+ *	  SQL: set, delete, invalidate, invalidate_tag, invalidate_pattern.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,6 +18,8 @@
 PG_FUNCTION_INFO_V1(mlc_sql_set);
 PG_FUNCTION_INFO_V1(mlc_sql_delete);
 PG_FUNCTION_INFO_V1(mlc_sql_invalidate);
+PG_FUNCTION_INFO_V1(mlc_sql_invalidate_tag);
+PG_FUNCTION_INFO_V1(mlc_sql_invalidate_pattern);
 
 #define TTL_MAX (INT64CONST(100) * 365 * 86400 * 1000)
 #define TAGS_MAX 64
@@ -127,5 +129,26 @@ mlc_sql_invalidate(PG_FUNCTION_ARGS)
 	text	   *key = text_arg(fcinfo, 0, "key");
 
 	mlc_write_invalidate(VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key));
+	PG_RETURN_VOID();
+}
+
+/* mlcache.invalidate_tag(tag) */
+Datum
+mlc_sql_invalidate_tag(PG_FUNCTION_ARGS)
+{
+	text	   *tag = text_arg(fcinfo, 0, "tag");
+
+	check_tag(VARDATA_ANY(tag), VARSIZE_ANY_EXHDR(tag));
+	mlc_write_invalidate_tag(VARDATA_ANY(tag), VARSIZE_ANY_EXHDR(tag));
+	PG_RETURN_VOID();
+}
+
+/* mlcache.invalidate_pattern(glob) */
+Datum
+mlc_sql_invalidate_pattern(PG_FUNCTION_ARGS)
+{
+	text	   *glob = text_arg(fcinfo, 0, "pattern");
+
+	mlc_write_invalidate_pattern(VARDATA_ANY(glob), VARSIZE_ANY_EXHDR(glob));
 	PG_RETURN_VOID();
 }

@@ -39,7 +39,7 @@
 -- would not be safe here).
 
 -- Thousands count what older callers do not understand.
-local VERSION = 1005
+local VERSION = 1006
 
 local MAX_KEYS = 1000
 local MAX_MS = 1000 * 60 * 60 * 24 * 366 * 100
@@ -1037,13 +1037,15 @@ local function mlc_sweep(keys, args)
 	return {cursor, ended, endless}
 end
 
--- 0 keys; ns, cursor, count, glob: one step of a scan over keys or guards
--- that match glob; their entries and leases go, marks stay.
+-- 0 keys; ns, cursor, count, glob [, version]: one step of a scan over keys or
+-- guards that match glob; their entries and leases go, marks stay.	With a
+-- version, entries that are no older than it stay.
 -- -> {next cursor, keys cleared}.
 local function mlc_purge(keys, args)
 	need_keys(keys, 0, 0)
-	need_args(args, 4, 4)
+	need_args(args, 4, 5)
 	need_name('namespace', args[1])
+	local version = args[5] and need_version('version', args[5])
 	local cursor, found = scan(args, args[4])
 	local now = now_ms()
 	local cleared = 0
@@ -1057,10 +1059,13 @@ local function mlc_purge(keys, args)
 		end
 		if key and name then
 			-- key by key: in a cluster, a command is for one slot
-			local plan = new_plan()
-			clear(plan, key, name, parse_marked_guard(redis.call('MGET', name)[1], now))
-			run(plan)
-			cleared = cleared + 1
+			local guard = parse_marked_guard(redis.call('MGET', name)[1], now)
+			if not version or not guard or guard.lo == '' or before(guard.lo, version) then
+				local plan = new_plan()
+				clear(plan, key, name, guard)
+				run(plan)
+				cleared = cleared + 1
+			end
 		end
 	end
 	return {cursor, cleared}

@@ -124,7 +124,7 @@ local function mlc_peek(keys, args)
 	return {'hit', found[1], guard.lo, guard.hi, applied}
 end
 
--- 1 index; ns, version, cursor, count: one step through its members; entries
+-- 1 index; ns, cursor, count, version: one step through its members; entries
 -- that are older than version go, and leases, but no marks.
 -- -> {next cursor, members that went}.	 What was filled by who may have seen the
 -- version stays: that is what lo says.
@@ -132,9 +132,9 @@ local function mlc_untag(keys, args)
 	need_keys(keys, 1, 1)
 	need_args(args, 4, 4)
 	need_name('namespace', args[1])
-	local index, version = keys[1], need_version('version', args[2])
-	local count = need_cursor(args[3], args[4])
-	local page = redis.call('ZSCAN', index, args[3], 'COUNT', count)
+	local index, version = keys[1], need_version('version', args[4])
+	local count = need_cursor(args[2], args[3])
+	local page = redis.call('ZSCAN', index, args[2], 'COUNT', count)
 	local members, now, went = page[2], now_ms(), 0
 	for i = 1, #members, 2 do
 		local key = members[i]
@@ -154,6 +154,45 @@ local function mlc_untag(keys, args)
 	return {page[1], went}
 end
 
+-- 1 key and its indexes; token, lease_ms, ns, ttl (ms, 0 = none) -> as mlc_get,
+-- for a key with tags: with a lease it enters the indexes.	 ttl is that of the
+-- fill to come.  'unarmed' where the indexes may be evicted.
+local function mlc_get_tagged(keys, args)
+	need_keys(keys, 2, 1 + MAX_INDEXES)
+	need_args(args, 4, 4)
+	local key, ns = keys[1], args[3]
+	local name = guard_name(key)
+	local token = need_token(args[1])
+	local lease_ms = need_ms('lease', args[2], 1)
+	local ttl = need_ms('time to live', args[4], 0)
+	local nonce, applied, applying = get_state(ns)
+	local now = now_ms()
+	if not is_armed(ns, nonce) or not applied or evicts_marks(now) then
+		return {'unarmed'}
+	end
+	local found = redis.call('MGET', key, name)
+	local answer = look(key, name, found[1], found[2], token, lease_ms, nonce, applied, applying)
+	if answer[1] == 'lease' then
+		enter_indexes(keys, now, ttl > 0 and lease_ms + ttl or 0)
+	end
+	return answer
+end
+
+-- 0 keys; ns, cursor, count: one step of a scan for indexes, each of which is
+-- looked after a little.  -> {next cursor, members that went}.
+local function mlc_tidy(keys, args)
+	need_keys(keys, 0, 0)
+	need_args(args, 3, 3)
+	local cursor, indexes = scan(args, 'mlc:tag:' .. need_name('namespace', args[1]) .. ':*')
+	local now, went = now_ms(), 0
+	for _, index in ipairs(indexes) do
+		went = went + trim(index, now, 10 * TRIM)
+	end
+	return {cursor, went}
+end
+
+register('mlc_get_tagged', mlc_get_tagged, 'allow-oom')
+register('mlc_tidy', mlc_tidy, 'allow-oom')
 register('mlc_set', mlc_set)
 register('mlc_untag', mlc_untag, 'allow-oom')
 register('mlc_peek', mlc_peek, 'no-writes')
