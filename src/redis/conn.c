@@ -38,6 +38,7 @@
 #include "postgres.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/socket.h>
 
 #include "base/compat.h"
@@ -71,12 +72,36 @@
 /* An output buffer larger than this is not kept once it is empty. */
 #define MLC_CONN_KEEP_SIZE (1024 * 1024)
 
+/* How far opening has come. */
+typedef enum Phase
+{
+	PHASE_CLOSED,
+	PHASE_CONNECT,
+	PHASE_TLS,
+	PHASE_LOGIN,
+	PHASE_OPEN
+} Phase;
+
+/* What the replies to a login answer, in this order. */
+typedef enum Login
+{
+	LOGIN_AUTH,
+	LOGIN_SELECT,
+	LOGIN_PING,
+	LOGIN_DONE
+} Login;
+
 struct MlcConn
 {
 	MemoryContext context;
 	MlcRedisOptions options;
 	redisContext *redis;		/* NULL when closed */
 	MlcTls	   *tls;			/* of redis; NULL: plain text */
+	Phase		phase;
+	instr_time	since;			/* opening: when this phase began, or a reply
+								 * came */
+	uint32		awaits;			/* opening: events on the socket */
+	Login		login;			/* the reply that comes next */
 	bool		dead;			/* I/O failed: only replies read are left */
 	int			pending;		/* replies owed */
 	MlcReplyScan scan;			/* of the next reply */
@@ -149,6 +174,8 @@ mlc_conn_close(MlcConn *conn)
 	}
 	conn->redis = NULL;
 	conn->tls = NULL;
+	conn->phase = PHASE_CLOSED;
+	conn->awaits = 0;
 	free(conn->out);
 	conn->out = NULL;
 	conn->out_size = conn->out_start = conn->out_end = 0;
@@ -521,59 +548,22 @@ start_connecting(MlcConn *conn)
 	return true;
 }
 
-/* The TLS handshake; connect_timeout counts from start. */
 static bool
-shake_hands(MlcConn *conn, instr_time start)
+begin_phase(MlcConn *conn, Phase phase, uint32 awaits)
 {
-	char		error[256];
-	int			events;
-
-	conn->tls = mlc_tls_start(conn->redis, &conn->options, error, sizeof(error));
-	events = conn->tls ? mlc_tls_handshake(conn->tls, error, sizeof(error)) : -1;
-	while (events > 0)
-	{
-		if (!wait_io(conn, events, start, conn->options.connect_timeout))
-		{
-			set_error(conn, ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION,
-					  "Redis at %s did not finish the TLS handshake within %d ms",
-					  conn->where, conn->options.connect_timeout);
-			return false;
-		}
-		events = mlc_tls_handshake(conn->tls, error, sizeof(error));
-	}
-	if (events == 0)
-		return true;
-	set_error(conn, ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION,
-			  "could not connect to Redis at %s: %s", conn->where, error);
-	return false;
+	/* connecting and the TLS handshake share a timeout */
+	if (phase != PHASE_TLS)
+		INSTR_TIME_SET_CURRENT(conn->since);
+	conn->phase = phase;
+	conn->awaits = awaits;
+	return true;
 }
 
-static bool
-finish_connecting(MlcConn *conn)
+static int
+phase_timeout(MlcConn *conn)
 {
-	instr_time	start;
-	int			err = 0;
-	socklen_t	len = sizeof(err);
-
-	INSTR_TIME_SET_CURRENT(start);
-	if (!wait_io(conn, WL_SOCKET_WRITEABLE, start,
-				 conn->options.connect_timeout))
-	{
-		set_error(conn, ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION,
-				  "could not connect to Redis at %s within %d ms",
-				  conn->where, conn->options.connect_timeout);
-		return false;
-	}
-	if (getsockopt(conn->redis->fd, SOL_SOCKET, SO_ERROR, &err, &len) != 0)
-		err = errno;
-	if (err != 0)
-	{
-		set_error(conn, ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION,
-				  "could not connect to Redis at %s: %s", conn->where,
-				  strerror(err));
-		return false;
-	}
-	return !conn->options.tls || shake_hands(conn, start);
+	return conn->phase == PHASE_LOGIN ? conn->options.timeout :
+		conn->options.connect_timeout;
 }
 
 /*
@@ -581,17 +571,14 @@ finish_connecting(MlcConn *conn)
  * password from us, is loading, or has no room, before anybody counts on it.
  */
 static bool
-log_in(MlcConn *conn)
+begin_login(MlcConn *conn)
 {
 	const MlcRedisOptions *options = &conn->options;
-	MlcReply   *reply;
-	char		code[32];
+	const char *argv[3];
+	int			argc = 0;
 
 	if (options->password != NULL)
 	{
-		const char *argv[3];
-		int			argc = 0;
-
 		argv[argc++] = "AUTH";
 		if (options->username != NULL)
 			argv[argc++] = options->username;
@@ -600,7 +587,6 @@ log_in(MlcConn *conn)
 	}
 	if (options->database != 0)
 	{
-		const char *argv[2];
 		char		number[16];
 
 		snprintf(number, sizeof(number), "%d", options->database);
@@ -608,58 +594,172 @@ log_in(MlcConn *conn)
 		argv[1] = number;
 		mlc_conn_append(conn, 2, argv, NULL);
 	}
-	{
-		const char *argv[1] = {"PING"};
+	argv[0] = "PING";
+	mlc_conn_append(conn, 1, argv, NULL);
 
-		mlc_conn_append(conn, 1, argv, NULL);
-	}
+	conn->login = options->password != NULL ? LOGIN_AUTH :
+		options->database != 0 ? LOGIN_SELECT : LOGIN_PING;
+	return begin_phase(conn, PHASE_LOGIN, WL_SOCKET_READABLE);
+}
 
-	if (options->password != NULL)
+/* Is the answer to a part of the login good? */
+static bool
+accept_login(MlcConn *conn, const MlcReply *reply)
+{
+	const int	refused = ERRCODE_SQLSERVER_REJECTED_ESTABLISHMENT_OF_SQLCONNECTION;
+	char		code[32];
+
+	switch (conn->login)
 	{
-		reply = wait_reply(conn, options->timeout);
-		if (reply == NULL)
-			return false;
-		if (reply->type != MLC_REPLY_STATUS)
-		{
-			set_error(conn,
-					  ERRCODE_SQLSERVER_REJECTED_ESTABLISHMENT_OF_SQLCONNECTION,
-					  "Redis at %s refused to log in: %s", conn->where,
-					  auth_error(reply, code, sizeof(code)));
-			return false;
-		}
+		case LOGIN_AUTH:
+			if (reply->type != MLC_REPLY_STATUS)
+			{
+				set_error(conn, refused, "Redis at %s refused to log in: %s",
+						  conn->where, auth_error(reply, code, sizeof(code)));
+				return false;
+			}
+			conn->login = conn->options.database != 0 ? LOGIN_SELECT : LOGIN_PING;
+			return true;
+
+		case LOGIN_SELECT:
+			if (reply->type == MLC_REPLY_ERROR &&
+				strcmp(error_code(reply, code, sizeof(code)), "NOAUTH") != 0)
+			{
+				set_error(conn, refused, "Redis at %s refused database %d: %s",
+						  conn->where, conn->options.database, reply->str);
+				return false;
+			}
+			conn->login = LOGIN_PING;
+			return true;
+
+		case LOGIN_PING:
+		case LOGIN_DONE:
+			break;
 	}
-	if (options->database != 0)
-	{
-		reply = wait_reply(conn, options->timeout);
-		if (reply == NULL)
-			return false;
-		if (reply->type == MLC_REPLY_ERROR &&
-			strcmp(error_code(reply, code, sizeof(code)), "NOAUTH") != 0)
-		{
-			set_error(conn,
-					  ERRCODE_SQLSERVER_REJECTED_ESTABLISHMENT_OF_SQLCONNECTION,
-					  "Redis at %s refused database %d: %s", conn->where,
-					  options->database, reply->str);
-			return false;
-		}
-	}
-	reply = wait_reply(conn, options->timeout);
-	if (reply == NULL)
-		return false;
+	conn->login = LOGIN_DONE;
 	if (reply->type != MLC_REPLY_ERROR)
 		return true;
 	error_code(reply, code, sizeof(code));
 	if (strcmp(code, "NOPERM") == 0)
 		return true;
 	if (strcmp(code, "NOAUTH") == 0)
-		set_error(conn,
-				  ERRCODE_SQLSERVER_REJECTED_ESTABLISHMENT_OF_SQLCONNECTION,
-				  "Redis at %s asks for a password and none is given",
+		set_error(conn, refused, "Redis at %s asks for a password and none is given",
 				  conn->where);
 	else
-		set_error(conn,
-				  ERRCODE_SQLSERVER_REJECTED_ESTABLISHMENT_OF_SQLCONNECTION,
-				  "Redis at %s does not serve: %s", conn->where, reply->str);
+		set_error(conn, refused, "Redis at %s does not serve: %s", conn->where,
+				  reply->str);
+	return false;
+}
+
+static bool
+begin_tls(MlcConn *conn)
+{
+	char		error[256];
+
+	conn->tls = mlc_tls_start(conn->redis, &conn->options, error, sizeof(error));
+	if (conn->tls != NULL)
+		return begin_phase(conn, PHASE_TLS, 0);
+	set_error(conn, ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION,
+			  "could not connect to Redis at %s: %s", conn->where, error);
+	return false;
+}
+
+/*
+ * The phases.  Each goes as far as it can without waiting, and begins the next
+ * one when it is over.  False: failed.
+ */
+static bool
+go_on_connecting(MlcConn *conn)
+{
+	struct pollfd poll_fd = {.fd = conn->redis->fd,.events = POLLOUT};
+	int			err = 0;
+	socklen_t	len = sizeof(err);
+
+	if (poll(&poll_fd, 1, 0) <= 0)
+		return true;
+	if (getsockopt(conn->redis->fd, SOL_SOCKET, SO_ERROR, &err, &len) != 0)
+		err = errno;
+	if (err == 0)
+		return conn->options.tls ? begin_tls(conn) : begin_login(conn);
+	set_error(conn, ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION,
+			  "could not connect to Redis at %s: %s", conn->where,
+			  strerror(err));
+	return false;
+}
+
+static bool
+go_on_shaking_hands(MlcConn *conn)
+{
+	char		error[256];
+	int			events = mlc_tls_handshake(conn->tls, error, sizeof(error));
+
+	if (events == 0)
+		return begin_login(conn);
+	conn->awaits = events;
+	if (events > 0)
+		return true;
+	set_error(conn, ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION,
+			  "could not connect to Redis at %s: %s", conn->where, error);
+	return false;
+}
+
+static bool
+go_on_logging_in(MlcConn *conn)
+{
+	/* a server that hangs up may have said why */
+	if (!conn->dead)
+		(void) write_some(conn);
+	if (!conn->dead)
+		(void) read_some(conn);
+	while (conn->login != LOGIN_DONE && reply_complete(conn))
+	{
+		MlcReply   *reply = take_reply(conn);
+
+		if (reply == NULL || !accept_login(conn, reply))
+			return false;
+		INSTR_TIME_SET_CURRENT(conn->since);
+	}
+	if (conn->login == LOGIN_DONE)
+		return begin_phase(conn, PHASE_OPEN, 0);
+	conn->awaits = WL_SOCKET_READABLE |
+		(mlc_conn_unsent(conn) > 0 ? WL_SOCKET_WRITEABLE : 0);
+	return !conn->dead;
+}
+
+/* Never waits.  What it allocates is left in the current context. */
+static bool
+go_on_opening(MlcConn *conn)
+{
+	Phase		before;
+
+	do
+	{
+		bool		good = true;
+
+		before = conn->phase;
+		if (before == PHASE_CONNECT)
+			good = go_on_connecting(conn);
+		else if (before == PHASE_TLS)
+			good = go_on_shaking_hands(conn);
+		else if (before == PHASE_LOGIN)
+			good = go_on_logging_in(conn);
+		if (!good)
+			return false;
+	} while (conn->phase != before);
+
+	if (conn->phase == PHASE_OPEN ||
+		elapsed_ms(conn->since) < phase_timeout(conn))
+		return true;
+	if (conn->phase == PHASE_LOGIN)
+		set_error(conn, ERRCODE_CONNECTION_FAILURE,
+				  "Redis at %s did not answer within %d ms", conn->where,
+				  conn->options.timeout);
+	else
+		set_error(conn, ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION,
+				  conn->phase == PHASE_TLS ?
+				  "Redis at %s did not finish the TLS handshake within %d ms" :
+				  "could not connect to Redis at %s within %d ms",
+				  conn->where, conn->options.connect_timeout);
 	return false;
 }
 
@@ -706,6 +806,19 @@ mlc_conn_create(MemoryContext context, const MlcRedisOptions *options)
 	return conn;
 }
 
+/* Begins to open what is not being opened yet. */
+static bool
+begin_opening(MlcConn *conn)
+{
+	if (conn->phase != PHASE_CLOSED && !conn->dead)
+		return true;
+	mlc_conn_close(conn);
+	conn->error[0] = '\0';
+	conn->sqlstate = 0;
+	return start_connecting(conn) &&
+		begin_phase(conn, PHASE_CONNECT, WL_SOCKET_WRITEABLE);
+}
+
 bool
 mlc_conn_open(MlcConn *conn)
 {
@@ -715,21 +828,23 @@ mlc_conn_open(MlcConn *conn)
 
 	if (mlc_conn_is_open(conn))
 		return true;
-	mlc_conn_close(conn);
-	conn->error[0] = '\0';
-	conn->sqlstate = 0;
 	scratch = AllocSetContextCreate(CurrentMemoryContext, "mlcache login",
 									ALLOCSET_SMALL_SIZES);
 	old = MemoryContextSwitchTo(scratch);
 	PG_TRY();
 	{
-		ok = start_connecting(conn) && finish_connecting(conn) &&
-			log_in(conn);
+		ok = begin_opening(conn) && go_on_opening(conn);
+		while (ok && conn->phase != PHASE_OPEN)
+		{
+			/* when the time is up, what goes on says so */
+			(void) wait_io(conn, conn->awaits, conn->since, phase_timeout(conn));
+			ok = go_on_opening(conn);
+		}
 	}
 	PG_FINALLY();
 	{
 		/* half logged in is not open */
-		if (!ok)
+		if (!ok || conn->phase != PHASE_OPEN)
 			mlc_conn_close(conn);
 		MemoryContextSwitchTo(old);
 		MemoryContextDelete(scratch);
@@ -738,10 +853,39 @@ mlc_conn_open(MlcConn *conn)
 	return ok;
 }
 
+MlcConnOpening
+mlc_conn_open_nowait(MlcConn *conn)
+{
+	MemoryContext scratch;
+	MemoryContext old;
+	bool		ok;
+
+	if (mlc_conn_is_open(conn))
+		return MLC_CONN_OPENED;
+	scratch = AllocSetContextCreate(CurrentMemoryContext, "mlcache login",
+									ALLOCSET_SMALL_SIZES);
+	old = MemoryContextSwitchTo(scratch);
+	ok = begin_opening(conn) && go_on_opening(conn);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(scratch);
+	if (!ok)
+	{
+		mlc_conn_close(conn);
+		return MLC_CONN_FAILED;
+	}
+	return conn->phase == PHASE_OPEN ? MLC_CONN_OPENED : MLC_CONN_OPENING;
+}
+
+uint32
+mlc_conn_awaits(MlcConn *conn)
+{
+	return conn->awaits;
+}
+
 bool
 mlc_conn_is_open(MlcConn *conn)
 {
-	return conn->redis != NULL && !conn->dead;
+	return conn->phase == PHASE_OPEN && !conn->dead;
 }
 
 const char *

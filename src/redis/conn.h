@@ -88,6 +88,23 @@ extern MlcConn *mlc_conn_create(MemoryContext context,
 
 /* Connects, authenticates, selects.  False on failure.  Already open: true. */
 extern bool mlc_conn_open(MlcConn *conn);
+
+/*
+ * The same without waiting (but for the name of a host to be resolved): begins
+ * to open, or goes on.  While it is OPENING call again when the socket has one
+ * of the events that it awaits (WL_SOCKET_...), and once in a while, for the
+ * timeouts.
+ */
+typedef enum MlcConnOpening
+{
+	MLC_CONN_FAILED,
+	MLC_CONN_OPENING,
+	MLC_CONN_OPENED
+} MlcConnOpening;
+
+extern MlcConnOpening mlc_conn_open_nowait(MlcConn *conn);
+extern uint32 mlc_conn_awaits(MlcConn *conn);
+
 extern void mlc_conn_close(MlcConn *conn);
 extern bool mlc_conn_is_open(MlcConn *conn);
 

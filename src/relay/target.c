@@ -32,6 +32,7 @@
 
 
 uint64		mlc_target_connections = 0;
+uint64		mlc_target_openings = 0;
 
 /* ---- life ---- */
 
@@ -39,6 +40,7 @@ static void
 close_connection(MlcTarget *target)
 {
 	mlc_conn_close(target->conn);
+	target->awaits = 0;
 	mlc_target_connections++;
 }
 
@@ -401,6 +403,21 @@ adopt(MlcTarget *target, MlcReply **state, HTAB *rules, bool *armed)
 		return true;
 	mlc_target_fail(target, "mlc_state: unexpected reply");
 	return false;
+}
+
+bool
+mlc_target_open(MlcTarget *target)
+{
+	MlcConnOpening opening = mlc_conn_open_nowait(target->conn);
+
+	if (opening == MLC_CONN_FAILED)
+		mlc_target_fail(target, mlc_conn_error(target->conn));
+	else if (target->awaits != mlc_conn_awaits(target->conn))
+	{
+		target->awaits = mlc_conn_awaits(target->conn);
+		mlc_target_openings++;
+	}
+	return opening == MLC_CONN_OPENED;
 }
 
 bool

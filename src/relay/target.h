@@ -83,6 +83,7 @@ typedef struct MlcTarget
 	MlcTargetState state;
 	TimestampTz retry_at;
 	int			backoff;		/* ms */
+	uint32		awaits;			/* what opening waits for; 0: not opening */
 	TimestampTz oom_until;		/* Redis was full: no values until then */
 
 	/* what the server knows; valid while state is CATCHUP or ARMED */
@@ -111,6 +112,9 @@ typedef struct MlcTarget
 /* Moves whenever a connection of any target was made or closed. */
 extern uint64 mlc_target_connections;
 
+/* Moves whenever one that is being made waits for something else. */
+extern uint64 mlc_target_openings;
+
 /* A new nonce, of MLC_NONCE_LEN digits and a NUL. */
 extern void mlc_target_new_nonce(char *nonce);
 
@@ -126,7 +130,13 @@ extern MlcTarget *mlc_target_create_member(MlcGroup *group, MlcServer *server,
 extern void mlc_target_set_node(MlcTarget *target, const MlcNode *node);
 
 /*
- * Connects and finds out what the server knows.  On true the target is in
+ * Begins to open its connection, or goes on, without waiting, since one that
+ * is away must not hold up the others.  True once it is open.
+ */
+extern bool mlc_target_open(MlcTarget *target);
+
+/*
+ * Finds out what the server knows, over an open connection.  On true the target is in
  * CATCHUP or ARMED with applied set; *rewind tells whether changes after
  * applied must be decoded again.  position: what all targets may take for
  * granted (decoded and visible).  rules: of MlcRelayRule, for a purge.

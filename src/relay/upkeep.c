@@ -184,6 +184,7 @@ load_targets(void)
 		if (paused)
 		{
 			mlc_conn_close(target->conn);
+			target->awaits = 0;
 			mlc_target_connections++;
 			target->state = MLC_TARGET_PAUSED;
 		}
@@ -252,6 +253,9 @@ mlc_upkeep_connect(void)
 		if ((target->state != MLC_TARGET_DOWN &&
 			 target->state != MLC_TARGET_GIVEN_UP) ||
 			target->paused || now < target->retry_at)
+			continue;
+
+		if (!mlc_target_open(target))
 			continue;
 
 		/* a purge takes time; what others have in flight comes first */

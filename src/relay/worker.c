@@ -46,6 +46,7 @@
 
 #define RECORDS_A_TURN 50000	/* WAL records before housekeeping */
 #define IDLE_TIMEOUT 200		/* ms; commits wake us earlier */
+#define OPENING_TIMEOUT 50		/* ms, while a connection is being opened */
 #define NAP 2					/* ms, once woken by what is in no hurry */
 #define BATCH_DISTANCE 500		/* us from one batch to the next */
 #define RETIRE_ALONE 5000		/* ms without rules and without a server */
@@ -120,8 +121,8 @@ flush_async_commits(void)
 }
 
 /*
- * What a sleep waits for: the latch, the postmaster, and the sockets of live
- * targets.  Made anew when a connection came or went.
+ * What a sleep waits for: the latch, the postmaster, and the sockets of targets
+ * that live or are being connected.  Made anew when a connection came or went.
  */
 static WaitEventSet *
 wait_event_set(void)
@@ -129,11 +130,11 @@ wait_event_set(void)
 	static WaitEventSet *set = NULL;
 	static uint64 made_for = 0;
 
-	if (set && made_for == mlc_target_connections)
+	if (set && made_for == mlc_target_connections + mlc_target_openings)
 		return set;
 	if (set)
 		FreeWaitEventSet(set);
-	made_for = mlc_target_connections;
+	made_for = mlc_target_connections + mlc_target_openings;
 	set = mlc_create_wait_event_set(MLC_MAX_TARGETS + 2);
 	AddWaitEventToSet(set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
 	AddWaitEventToSet(set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
@@ -144,6 +145,9 @@ wait_event_set(void)
 		if (mlc_target_is_live(target) && mlc_conn_is_open(target->conn))
 			AddWaitEventToSet(set, WL_SOCKET_READABLE,
 							  mlc_conn_socket(target->conn), NULL, target);
+		else if (target->awaits != 0)
+			AddWaitEventToSet(set, target->awaits,
+							  mlc_conn_socket(target->conn), NULL, NULL);
 	}
 	return set;
 }
@@ -201,6 +205,8 @@ sleep_a_while(bool for_wal)
 			if (mlc_version_compare(target->applied, target->published) > 0)
 				timeout = Min(timeout, MLC_PUBLISH_PAUSE);
 		}
+		else if (target->awaits != 0)
+			timeout = Min(timeout, OPENING_TIMEOUT);
 		else if (target->state == MLC_TARGET_DOWN ||
 				 target->state == MLC_TARGET_GIVEN_UP)
 			timeout = Min(timeout,
@@ -209,7 +215,7 @@ sleep_a_while(bool for_wal)
 	if (mlc_relay->weak->nevents > 0)
 		timeout = Min(timeout, 10);
 	if (WaitEventSetWait(wait_event_set(), timeout, &event, 1, PG_WAIT_EXTENSION) > 0 &&
-		(event.events & WL_SOCKET_READABLE) != 0)
+		(event.events & WL_SOCKET_READABLE) != 0 && event.user_data)
 		mlc_target_check_closed(event.user_data);
 	pg_atomic_write_u32(&mlc_relay->shared->sleeping, MLC_SLEEP_NONE);
 	if (for_wal && !is_in_hurry())
