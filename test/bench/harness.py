@@ -158,15 +158,17 @@ WAL2JSON = ('format-version=2', 'include-transaction=false', 'include-types=fals
             'filter-tables=*.bench_last,mlcache.*')
 
 
-def pgbench(db, name, script, clients, seconds, variables=()):
-    """Transactions a second, and p50 and p99 of a transaction in ms."""
-    path = f'{WORK}/{name}.pgbench'
-    with open(path, 'w', encoding='ascii') as out:
-        out.write(script)
+def pgbench(db, name, scripts, clients, seconds):
+    """Transactions a second, and of each script the ms its transactions took,
+    ascending.  scripts: of (text, weight)."""
+    prefix = f'{WORK}/{name}'
     command = [f'{BINDIR}/pgbench', '-n', '-M', 'prepared', '-T', str(seconds), '-c', str(clients),
-               '-j', str(min(clients, 2)), '-l', '--log-prefix', path, '-f', path]
-    for variable in variables:
-        command += ['-D', variable]
+               '-j', str(min(clients, 2)), '-D', 'n=0', '-l', '--log-prefix', prefix + '.log']
+    for number, (text, weight) in enumerate(scripts):
+        path = f'{prefix}.{number}.pgbench'
+        with open(path, 'w', encoding='ascii') as out:
+            out.write(text)
+        command += ['-f', f'{path}@{weight}']
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=renice)
     if NICE:
         wait_for(lambda: db.value("SELECT count(*) FROM pg_stat_activity "
@@ -177,14 +179,19 @@ def pgbench(db, name, script, clients, seconds, variables=()):
     out = process.communicate()[0]
     if process.returncode != 0:
         raise RuntimeError('pgbench failed')
-    took = []
-    for log_file in glob.glob(path + '.*'):
-        with open(log_file, encoding='ascii') as lines:
-            took += [int(line.split(' ', 3)[2]) for line in lines]
-        os.unlink(log_file)
-    took.sort()
-    return (float(re.search(r'^tps = ([0-9.]+)', out, re.M).group(1)),
-            took[len(took) // 2] / 1000, took[int(len(took) * 0.99)] / 1000)
+    took = [[] for _ in scripts]
+    for path in glob.glob(prefix + '.log.*'):
+        with open(path, encoding='ascii') as lines:
+            for line in lines:
+                field = line.split(' ', 4)
+                took[int(field[3])].append(int(field[2]) / 1000)
+        os.unlink(path)
+    return float(re.search(r'^tps = ([0-9.]+)', out, re.M).group(1)), [sorted(t) for t in took]
+
+
+def quantile(values, q):
+    """Of ascending values."""
+    return values[min(int(len(values) * q), len(values) - 1)] if values else float('nan')
 
 
 class Glue:

@@ -2,7 +2,7 @@
 import os
 
 from harness import (BIN, CACHE, GLUE, PREFIX, QUICK, REPETITIONS, Table, boost, create_table,
-                     driver, in_turn, log, pgbench)
+                     driver, in_turn, log, pgbench, quantile)
 
 ROWS = 100_000
 BYTES = 128
@@ -12,8 +12,10 @@ MEMCACHED = os.environ.get('MLC_MEMCACHED_SOCKET')
 
 
 def update(db, table, clients):
-    return pgbench(db, table, f'\\set id random(1, {ROWS})\n'
-                   f'UPDATE {table} SET v = v + 1 WHERE id = :id;\n', clients, SECONDS)
+    tps, (took,) = pgbench(db, table, [(f'\\set id random(1, {ROWS})\n'
+                                        f'UPDATE {table} SET v = v + 1 WHERE id = :id;\n', 1)],
+                           clients, SECONDS)
+    return tps, quantile(took, 0.5), quantile(took, 0.99)
 
 
 def with_mlcache(db, table, prefix, clients):
