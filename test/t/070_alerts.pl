@@ -12,8 +12,6 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $t = MlcTest->new('alerts', no_tables => 1, conf => <<'CONF');
-mlcache.fault_points = 'monitor-second=skip'
-mlcache.alert_pause = '1h'
 mlcache.alert_hit_ratio = 0
 mlcache.redelivery_window = '1h'
 wal_keep_size = 0
@@ -65,10 +63,10 @@ sub expect
 	is(heard(), $all, $what);
 }
 
-# Settings besides those of the start.
+# Settings, besides those of the start.
 sub set
 {
-	$t->set_conf(join "\n", 'mlcache.alert_pause = 0', @_);
+	$t->set_conf(join "\n", "mlcache.fault_points = 'monitor-second=skip'", @_);
 	looks(3);
 }
 
@@ -77,6 +75,7 @@ sub forget { $forgotten += @heard }
 $t->wait_for('a monitor', sub {
 	$t->sql("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'mlcache monitor'") == 1;
 });
+set("mlcache.alert_pause = '1h'");
 looks(15);
 is(heard(), '', 'nothing is said while all is well');
 
@@ -114,7 +113,7 @@ looks(15);
 is(heard(), '', 'within the pause nothing is said');
 
 # ---- lag ----
-set("mlcache.alert_lag = '1500ms'");
+set('mlcache.alert_pause = 0', "mlcache.alert_lag = '1500ms'");
 my $relay = $t->relay_pid;
 kill 'STOP', $relay;
 $t->sql("UPDATE p SET name = 'two'");
@@ -127,11 +126,11 @@ forget();
 
 # ---- a value about its limit does not ring again and again ----
 $t->sql("SELECT count(pg_logical_emit_message(false, 'x', repeat('x', 1000000))) FROM generate_series(1, 20)");
-set('mlcache.alert_retained = 10');
+set('mlcache.alert_pause = 0', 'mlcache.alert_retained = 10');
 expect('WAL retained', 'retained WAL begin mlcache_' . $t->sql('SELECT oid FROM pg_database WHERE datname = current_database()'));
 my $begun = heard();
 my $mb = $t->sql('SELECT ceil(retained_mb)::int + 2 FROM mlcache.stat_history WHERE seconds = 1 ORDER BY at DESC LIMIT 1');
-set("mlcache.alert_retained = $mb");
+set('mlcache.alert_pause = 0', "mlcache.alert_retained = $mb");
 looks(15);
 is(heard(), $begun, 'a little below its limit it is not over');
 is($t->sql("SELECT count(*) FROM mlcache.health()"), '0', '...though a new one would not begin there');
@@ -144,16 +143,16 @@ $t->wait_for('another monitor', sub {
 });
 looks(15);
 is(heard(), $begun, 'a new monitor does not repeat it');
-set('mlcache.alert_retained = 4096');
+set('mlcache.alert_pause = 0', 'mlcache.alert_retained = 4096');
 expect('far below, it is over', $begun, $begun =~ s/begin/over/r);
 forget();
 
 # ---- no relay: what follows from it is not said ----
-set('mlcache.relay_enabled = off');
+set('mlcache.alert_pause = 0', 'mlcache.relay_enabled = off');
 expect('no relay', 'relay down begin postgres');
 like($heard[0]{advice}, qr/relay_enabled = on/, '...and what to type');
 looks(15);
-set('mlcache.relay_enabled = on');
+set('mlcache.alert_pause = 0', 'mlcache.relay_enabled = on');
 expect('a relay', 'relay down begin postgres', 'relay down over postgres');
 $t->wait_armed;
 looks(15);
