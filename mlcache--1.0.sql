@@ -212,6 +212,21 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION mlcache.mget(text[], interval, text)
 IS 'get() for many keys at once, in the order asked for';
 
+CREATE FUNCTION mlcache.hot_keys(n int DEFAULT 100)
+RETURNS TABLE (key text, reads bigint)
+AS 'MODULE_PATHNAME', 'mlc_sql_hot_keys'
+LANGUAGE C STRICT VOLATILE PARALLEL SAFE;
+COMMENT ON FUNCTION mlcache.hot_keys(int)
+IS 'the keys of this database that are read most, estimated from a sample; older reads count less';
+
+CREATE FUNCTION mlcache.warm(relation regclass, filter text DEFAULT NULL,
+	max_rows bigint DEFAULT NULL)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'mlc_sql_warm'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION mlcache.warm(regclass, text, bigint)
+IS 'fills ahead what is cached of the rows that satisfy filter, max_rows at most a rule; returns how many entries were filled';
+
 CREATE FUNCTION mlcache.get_row(base anyelement, VARIADIC keys "any")
 RETURNS anyelement
 AS 'MODULE_PATHNAME', 'mlc_sql_get_row'
@@ -591,7 +606,7 @@ UNION ALL
 SELECT activity, relid::pg_catalog.regclass::text, done, total, rate
 FROM mlcache.stat_get_progress();
 COMMENT ON VIEW mlcache.stat_progress
-IS 'work under way: catch-up in bytes of WAL, audit in keys of the server looked at; rate a second';
+IS 'work under way: catch-up in bytes of WAL, audit in keys of the server looked at, warm in rows; rate a second';
 
 CREATE FUNCTION mlcache.stat_get_consistency(
 	OUT "window" interval, OUT checked bigint, OUT violations bigint,
@@ -728,6 +743,10 @@ GRANT EXECUTE ON FUNCTION mlcache.stat_get_servers(), mlcache.stat_get_rules(),
 GRANT SELECT ON mlcache.consistency TO pg_monitor, mlcache_admin;
 REVOKE ALL ON FUNCTION mlcache.stat_get_consistency() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION mlcache.stat_get_consistency() TO pg_monitor, mlcache_admin;
+
+REVOKE ALL ON FUNCTION mlcache.hot_keys(int) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION mlcache.hot_keys(int) TO pg_monitor, mlcache_admin;
+
 REVOKE ALL ON FUNCTION mlcache.stat_get_progress() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION mlcache.stat_get_progress() TO pg_monitor, mlcache_admin;
 

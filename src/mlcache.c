@@ -20,6 +20,7 @@
 #include "relay/launcher.h"
 #include "shm/commits.h"
 #include "shm/consistency.h"
+#include "shm/heat.h"
 #include "shm/history.h"
 #include "shm/l1.h"
 #include "shm/progress.h"
@@ -41,6 +42,7 @@ _PG_init(void)
 	mlc_history_init();
 	mlc_l1_init();
 	mlc_commits_init();
+	mlc_heat_init();
 	mlc_progress_init();
 	mlc_consistency_init();
 	mlc_xact_init();

@@ -27,12 +27,14 @@ int			mlc_negative_ttl = 30000;
 int			mlc_lease_timeout = 5000;
 int			mlc_lease_wait = 100;
 int			mlc_l1_size = 32768;
+int			mlc_max_hot_keys = 4096;
 int			mlc_refresh_timeout = 1000;
 int			mlc_max_locks = 1024;
 int			mlc_lock_escalation_threshold = 100;
 int			mlc_audit_timeout = 10000;
 int			mlc_audit_rate = 0;
 bool		mlc_relay_enabled = true;
+bool		mlc_warm_on_start = false;
 bool		mlc_monitor_enabled = true;
 int			mlc_alert_lag = 10000;
 int			mlc_alert_retained = 4096;
@@ -153,6 +155,19 @@ mlc_guc_define(void)
 								"0 turns it off: every read asks Redis.",
 								&mlc_l1_size, 32768, 0, MAX_KILOBYTES,
 								PGC_POSTMASTER, GUC_UNIT_KB, NULL, NULL, NULL);
+
+	if (process_shared_preload_libraries_in_progress)
+		DefineCustomIntVariable("mlcache.max_hot_keys",
+								"How many keys can be told apart when counting which are read most.",
+								"A power of two, else the next one below. 0 means that none are counted.",
+								&mlc_max_hot_keys, 4096, 0, 1048576,
+								PGC_POSTMASTER, 0, NULL, NULL, NULL);
+
+	DefineCustomBoolVariable("mlcache.warm_on_start",
+							 "Fills the keys that were hot before, when the server has started.",
+							 NULL,
+							 &mlc_warm_on_start, false,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
 
 	DefineCustomIntVariable("mlcache.refresh_timeout",
 							"How long a loader may take when the relay reloads a document.",

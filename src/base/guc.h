@@ -21,6 +21,8 @@ extern int	mlc_negative_ttl;	/* ms */
 extern int	mlc_lease_timeout;	/* ms */
 extern int	mlc_lease_wait;		/* ms */
 extern int	mlc_l1_size;		/* kB; 0: off */
+extern int	mlc_max_hot_keys;	/* 0: none are counted */
+extern bool mlc_warm_on_start;
 extern int	mlc_refresh_timeout;	/* ms */
 extern int	mlc_max_locks;
 extern int	mlc_lock_escalation_threshold;	/* 0: never */

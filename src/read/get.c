@@ -42,6 +42,7 @@
 #include "read/match.h"
 #include "read/tally.h"
 #include "redis/command.h"
+#include "shm/heat.h"
 #include "shm/stats.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
@@ -66,6 +67,12 @@ must_read_row(void)
 		return false;
 	return TransactionIdIsValid(GetTopTransactionIdIfAny()) ||
 		IsolationUsesXactSnapshot();
+}
+
+bool
+mlc_get_may_fill(void)
+{
+	return !must_read_row();
 }
 
 /* Had everything older than the bound's age been applied a moment ago? */
@@ -233,6 +240,7 @@ load(MlcRead *reads, int n, bool own_snapshot)
 {
 	MlcVersion	hi;
 
+	MLC_FAULT("get-before-load");
 	if (own_snapshot && !MLC_FAULT_SKIP("get-fresh-snapshot"))
 		PushActiveSnapshot(GetLatestSnapshot());
 	else if (own_snapshot)
@@ -372,7 +380,6 @@ load_and_fill(MlcRead *reads, int n, const char *token, bool own_snapshot)
 			give_back(&reads[i]);
 			reads[i].state = MLC_READ_ROW;
 		}
-	MLC_FAULT("get-before-load");
 	hi = load_or_give_back(reads, n, own_snapshot);
 	for (int i = 0; i < n; i++)
 	{
@@ -624,6 +631,7 @@ mlc_get_one(const char *key, uint32 keylen, MlcBound *bound)
 {
 	MlcRead		read;
 
+	mlc_heat_note(key, keylen);
 	read.key = key;
 	read.keylen = keylen;
 	mlc_get_many(&read, 1, bound);

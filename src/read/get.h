@@ -74,6 +74,9 @@ typedef struct MlcRead
  */
 extern void mlc_get_many(MlcRead *reads, int n, MlcBound *bound);
 
+/* May this transaction fill caches? */
+extern bool mlc_get_may_fill(void);
+
 /* One key. */
 extern text * mlc_get_one(const char *key, uint32 keylen,
 						  MlcBound *bound);

@@ -28,8 +28,10 @@
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
+#include "read/warm.h"
 #include "relay/launcher.h"
 #include "relay/slot.h"
+#include "shm/heat.h"
 #include "shm/segment.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -42,6 +44,7 @@
 
 #define RESTART_MIN 100			/* ms */
 #define RESTART_MAX 10000
+#define SAVE_HEAT (5 * 60 * 1000)	/* ms */
 
 /* What the launcher knows of a relay it started; same index as in shm. */
 typedef struct Child
@@ -203,6 +206,50 @@ database_exists(Oid dbid)
 	return exists;
 }
 
+/* ---- hot keys ---- */
+
+static void
+save_heat(int code, Datum arg)
+{
+	mlc_heat_save();
+}
+
+/* What was hot before the server stopped. */
+static void
+remember_heat(void)
+{
+	Oid		   *dbids;
+	int			n;
+
+	mlc_heat_load();
+	before_shmem_exit(save_heat, (Datum) 0);
+	if (!mlc_warm_on_start)
+		return;
+	n = mlc_heat_databases(&dbids);
+	for (int i = 0; i < n; i++)
+		if (database_exists(dbids[i]))
+			mlc_warm_start(dbids[i]);
+}
+
+/* Saves it once in a while; returns ms until the next time. */
+static long
+tend_heat(void)
+{
+	static TimestampTz saved_at = 0;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (saved_at == 0)
+		saved_at = now;
+	if (TimestampDifferenceExceeds(saved_at, now, SAVE_HEAT))
+	{
+		mlc_heat_save();
+		saved_at = now;
+	}
+	return SAVE_HEAT - TimestampDifferenceMilliseconds(saved_at, now) + 1;
+}
+
+/* ---- relays ---- */
+
 /* Looks after one relay; returns ms until it has to be looked at again. */
 static long
 tend(Child *child, MlcRelayShared *relay)
@@ -267,6 +314,7 @@ mlc_launcher_main(Datum arg)
 	LWLockRelease(mlc_shared->lock);
 	on_shmem_exit(forget_me, (Datum) 0);
 
+	remember_heat();
 	if (XLogLogicalInfoActive())
 		look_everywhere();
 	else
@@ -290,6 +338,7 @@ mlc_launcher_main(Datum arg)
 		mlc_keeper_revive();
 		timeout = Min(timeout, mlc_monitor_tend());
 		timeout = Min(timeout, mlc_auditor_tend());
+		timeout = Min(timeout, tend_heat());
 
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,

@@ -15,6 +15,7 @@
 #include "read/get.h"
 #include "read/load.h"
 #include "read/match.h"
+#include "shm/heat.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -113,6 +114,8 @@ mlc_sql_mget(PG_FUNCTION_ARGS)
 
 		reads[i].key = key ? VARDATA_ANY(key) : NULL;
 		reads[i].keylen = key ? VARSIZE_ANY_EXHDR(key) : 0;
+		if (key)
+			mlc_heat_note(reads[i].key, reads[i].keylen);
 	}
 	mlc_get_many(reads, n, bound_args(fcinfo, 1, 2, &bound));
 	for (int i = 0; i < n; i++)
