@@ -44,6 +44,7 @@ typedef struct Walk
 	MlcAudit   *audit;
 	MlcRule    *rule;
 	MlcRows    *rows;
+	MlcLink    *server;			/* of remote, or the cluster that it is of */
 	MlcRemote  *remote;
 	MlcSuspects *suspects;
 	List	   *older;			/* rules that load keys of ours, too */
@@ -310,6 +311,20 @@ walk_cached(Walk *walk)
 
 /* ---- by rows ---- */
 
+/* Those that belong to the sample, and to this master of a cluster. */
+static int
+keep_own(Walk *walk, MlcCopy *copies, int n)
+{
+	int			kept = 0;
+
+	for (int i = 0; i < n; i++)
+		if (is_in_sample(walk, &copies[i]) &&
+			mlc_link_node(walk->server, copies[i].key,
+						  copies[i].keylen) == walk->remote->link)
+			copies[kept++] = copies[i];
+	return kept;
+}
+
 /* Looks for rows that should be cached and are not. */
 static void
 walk_rows(Walk *walk)
@@ -334,11 +349,12 @@ walk_rows(Walk *walk)
 		exist = palloc(sizeof(bool) * ROWS_A_BATCH);
 		n = mlc_rows_next(walk->rows, copies, ROWS_A_BATCH, &more);
 		position = mlc_wal_insert_end();
+		n = keep_own(walk, copies, n);
 		mlc_remote_exist(walk->remote, copies, n, exist);
 		for (int i = 0; i < n; i++)
 		{
 			copies[i].kept = true;
-			if (!exist[i] && is_in_sample(walk, &copies[i]))
+			if (!exist[i])
 				mlc_recheck_add(walk->suspects, &copies[i], MLC_VERDICT_MISSING,
 								position);
 		}
@@ -378,7 +394,7 @@ begin_walk(Walk *walk, MlcAudit *audit, MlcRule *rule, MlcRemote *remote)
 }
 
 static void
-audit_server(MlcAudit *audit, MlcRule *rule, MlcLink *link)
+audit_node(MlcAudit *audit, MlcRule *rule, MlcLink *server, MlcLink *link)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "mlcache audit",
@@ -390,6 +406,7 @@ audit_server(MlcAudit *audit, MlcRule *rule, MlcLink *link)
 	mlc_remote_open(&remote, link);
 	remote.compared = audit->compared;
 	begin_walk(&walk, audit, rule, &remote);
+	walk.server = server;
 	walk.pattern = make_pattern(rule);
 	walk.total = mlc_remote_size(&remote);
 	mlc_progress_begin("audit", rule->relid, walk.total);
@@ -408,7 +425,13 @@ mlc_audit_rule(MlcAudit *audit, MlcRule *rule)
 	ListCell   *lc;
 
 	foreach(lc, mlc_link_all(rule->nservers, rule->servers))
-		audit_server(audit, rule, lfirst(lc));
+	{
+		MlcLink    *server = lfirst(lc);
+		ListCell   *node;
+
+		foreach(node, mlc_remote_nodes(server))
+			audit_node(audit, rule, server, lfirst(node));
+	}
 }
 
 void

@@ -58,10 +58,10 @@ static MlcWorkerKind kind = {
 	.rate = &mlc_audit_rate
 };
 
-/* Where the scan of a server stands. */
+/* Where the scan of a server, or of a master of a cluster, stands. */
 typedef struct Position
 {
-	Oid			serverid;
+	MlcLink    *link;
 	char		cursor[CURSOR_LEN];
 } Position;
 
@@ -78,31 +78,36 @@ mlc_auditor_tend(void)
 static bool
 is_armed(Oid serverid)
 {
-	bool		armed = false;
+	int			armed = 0;
+	int			others = 0;
 
 	LWLockAcquire(mlc_shared->lock, LW_SHARED);
 	for (int i = 0; i < MLC_MAX_TARGETS; i++)
-		armed |= relay->targets[i].serverid == serverid &&
-			relay->targets[i].state == MLC_TARGET_ARMED;
+		if (relay->targets[i].state != MLC_TARGET_UNUSED &&
+			relay->targets[i].serverid == serverid)
+		{
+			if (relay->targets[i].state == MLC_TARGET_ARMED)
+				armed++;
+			else
+				others++;
+		}
 	LWLockRelease(mlc_shared->lock);
-	return armed;
+	return armed > 0 && others == 0;
 }
 
 static Position *
-position_of(Oid serverid)
+position_of(MlcLink *link)
 {
-	Position   *free = &positions[0];
+	static int	next = 0;
+	Position   *position;
 
 	for (int i = 0; i < MLC_MAX_TARGETS; i++)
-	{
-		if (positions[i].serverid == serverid)
+		if (positions[i].link == link)
 			return &positions[i];
-		if (!is_armed(positions[i].serverid))
-			free = &positions[i];
-	}
-	free->serverid = serverid;
-	strcpy(free->cursor, "0");
-	return free;
+	position = &positions[next++ % MLC_MAX_TARGETS];
+	position->link = link;
+	strcpy(position->cursor, "0");
+	return position;
 }
 
 static void
@@ -248,7 +253,7 @@ compare_server(void *arg)
 {
 	ServerStep *step = arg;
 	int			rate = step->rate;
-	Position   *position = position_of(step->link->serverid);
+	Position   *position = position_of(step->link);
 	MlcAudit	audit;
 	MlcRemote	remote;
 
@@ -284,7 +289,11 @@ compare_all(void)
 	{
 		MlcLink    *link = lfirst(lc);
 
-		if (is_armed(link->serverid))
+		if (!is_armed(link->serverid))
+			continue;
+		if (mlc_link_is_cluster(link))
+			links = list_concat(links, mlc_link_nodes(link));
+		else
 			links = lappend(links, link);
 	}
 	foreach(lc, links)
@@ -371,9 +380,10 @@ probe(void)
 	rule = probe_rule();
 	foreach(lc, rule ? mlc_link_all(rule->nservers, rule->servers) : NIL)
 	{
-		MlcLink    *link = lfirst(lc);
+		MlcLink    *link = mlc_link_node(lfirst(lc), marker_name(),
+										 strlen(marker_name()));
 
-		if (is_armed(link->serverid) && set_marker(link))
+		if (link && is_armed(link->serverid) && set_marker(link))
 			links = lappend(links, link);
 	}
 	PopActiveSnapshot();

@@ -163,19 +163,24 @@ mlc_recheck_add(MlcSuspects *suspects, const MlcCopy *copy,
 static bool
 has_applied(MlcRelayShared *relay, Oid serverid, XLogRecPtr position)
 {
-	bool		applied = false;
+	bool		applied = true;
+	int			n = 0;
 
+	/* of a cluster, every master */
 	LWLockAcquire(mlc_shared->lock, LW_SHARED);
 	for (int i = 0; i < MLC_MAX_TARGETS; i++)
 	{
 		MlcTargetStat *stat = &relay->targets[i];
 
-		if (stat->state == MLC_TARGET_ARMED && stat->serverid == serverid)
-			applied = stat->applied_tli == GetWALInsertionTimeLine() &&
-				stat->applied_lsn >= position;
+		if (stat->state == MLC_TARGET_UNUSED || stat->serverid != serverid)
+			continue;
+		n++;
+		applied = applied && stat->state == MLC_TARGET_ARMED &&
+			stat->applied_tli == GetWALInsertionTimeLine() &&
+			stat->applied_lsn >= position;
 	}
 	LWLockRelease(mlc_shared->lock);
-	return applied;
+	return n > 0 && applied;
 }
 
 bool

@@ -19,7 +19,14 @@
 #include "redis/command.h"
 #include "utils/builtins.h"
 
-#define KEYS_A_CALL 128			/* of one MGET */
+#define KEYS_A_CALL 128			/* of one MGET; in a cluster, one */
+
+/* Keys of one command must share a slot in a cluster. */
+static int
+keys_a_call(const MlcRemote *remote)
+{
+	return mlc_link_is_cluster(remote->link) ? 1 : KEYS_A_CALL;
+}
 
 static void
 fail(MlcRemote *remote)
@@ -85,6 +92,23 @@ mlc_remote_open(MlcRemote *remote, MlcLink *link)
 	mlc_link_good(link);
 }
 
+List *
+mlc_remote_nodes(MlcLink *server)
+{
+	List	   *nodes = list_make1(server);
+
+	if (mlc_link_is_cluster(server))
+		nodes = mlc_link_nodes(server);
+	if (nodes == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
+				 errmsg("could not reach the Redis Cluster \"%s\"",
+						GetForeignServer(server->serverid)->servername),
+				 errdetail("None of its nodes says which masters it has."),
+				 errhint("See mlcache.check_setup().")));
+	return nodes;
+}
+
 void
 mlc_remote_flush(MlcRemote *remote)
 {
@@ -144,16 +168,17 @@ mlc_remote_page(MlcRemote *remote, MlcRemotePage *page)
 void
 mlc_remote_ask_copies(MlcRemote *remote, MlcCopy *copies, int n)
 {
+	int			most = keys_a_call(remote);
 	MlcCommand	cmd;
 
 	mlc_command_init(&cmd);
 	for (int i = 0; i < n; i++)
 	{
-		if (i % KEYS_A_CALL == 0)
+		if (i % most == 0)
 			mlc_command_add_cstr(&cmd, "MGET");
 		mlc_command_add(&cmd, copies[i].key, copies[i].keylen);
 		mlc_command_add(&cmd, copies[i].guard_name, copies[i].guard_namelen);
-		if (i % KEYS_A_CALL == KEYS_A_CALL - 1 || i == n - 1)
+		if (i % most == most - 1 || i == n - 1)
 		{
 			mlc_command_append(&cmd, remote->conn);
 			mlc_command_reset(&cmd);
@@ -164,10 +189,12 @@ mlc_remote_ask_copies(MlcRemote *remote, MlcCopy *copies, int n)
 void
 mlc_remote_copies(MlcRemote *remote, MlcCopy *copies, int n)
 {
+	int			most = keys_a_call(remote);
+
 	MLC_FAULT("audit-before-copies");
-	for (int first = 0; first < n; first += KEYS_A_CALL)
+	for (int first = 0; first < n; first += most)
 	{
-		int			count = Min(KEYS_A_CALL, n - first);
+		int			count = Min(most, n - first);
 		MlcReply   *reply = receive_array(remote, 2 * count);
 
 		for (int i = 0; i < count; i++)
@@ -187,15 +214,16 @@ mlc_remote_copies(MlcRemote *remote, MlcCopy *copies, int n)
 void
 mlc_remote_ask_guards(MlcRemote *remote, MlcCopy *copies, int n)
 {
+	int			most = keys_a_call(remote);
 	MlcCommand	cmd;
 
 	mlc_command_init(&cmd);
 	for (int i = 0; i < n; i++)
 	{
-		if (i % KEYS_A_CALL == 0)
+		if (i % most == 0)
 			mlc_command_add_cstr(&cmd, "EXISTS");
 		mlc_command_add(&cmd, copies[i].guard_name, copies[i].guard_namelen);
-		if (i % KEYS_A_CALL == KEYS_A_CALL - 1 || i == n - 1)
+		if (i % most == most - 1 || i == n - 1)
 		{
 			mlc_command_append(&cmd, remote->conn);
 			mlc_command_reset(&cmd);
@@ -206,9 +234,10 @@ mlc_remote_ask_guards(MlcRemote *remote, MlcCopy *copies, int n)
 int64
 mlc_remote_guards(MlcRemote *remote, int n)
 {
+	int			most = keys_a_call(remote);
 	int64		there = 0;
 
-	for (int first = 0; first < n; first += KEYS_A_CALL)
+	for (int first = 0; first < n; first += most)
 	{
 		MlcReply   *reply = receive(remote);
 

@@ -42,6 +42,12 @@ typedef struct MlcRemotePage
  */
 extern void mlc_remote_open(MlcRemote *remote, MlcLink *link);
 
+/*
+ * A server itself, or the masters of a cluster.  ERROR 08001 where no node
+ * tells.
+ */
+extern List *mlc_remote_nodes(MlcLink *server);
+
 /* The number of keys in its database. */
 extern int64 mlc_remote_size(MlcRemote *remote);
 
