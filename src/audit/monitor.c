@@ -29,6 +29,7 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/interrupt.h"
+#include "shm/consistency.h"
 #include "shm/history.h"
 #include "shm/l1.h"
 #include "shm/stats.h"
@@ -67,6 +68,8 @@ typedef struct Totals
 	uint64		misses;
 	uint64		events;
 	uint64		evictions;
+	uint64		checked;
+	uint64		violations;
 } Totals;
 
 static void
@@ -89,6 +92,7 @@ read_totals(Totals *totals)
 	}
 	mlc_l1_stat(&l1);
 	totals->evictions = l1.evictions;
+	mlc_consistency_totals(&totals->checked, &totals->violations);
 }
 
 /* What has come since; after reset_stats() there is less than before. */
@@ -150,6 +154,8 @@ take_sample(void)
 		sample.misses = since(totals.misses, before.misses);
 		sample.events = since(totals.events, before.events);
 		sample.evictions = since(totals.evictions, before.evictions);
+		sample.checked = since(totals.checked, before.checked);
+		sample.violations = since(totals.violations, before.violations);
 	}
 	before = totals;
 	first = false;

@@ -272,7 +272,7 @@ mlc_consistency_read(MlcWindowKind kind, MlcCoherence *result)
 }
 
 void
-mlc_consistency_totals(int64 *checked, int64 *violations)
+mlc_consistency_totals(uint64 *checked, uint64 *violations)
 {
 	Database   *database;
 

@@ -50,7 +50,7 @@ extern void mlc_consistency_probe(int64 us);
 extern void mlc_consistency_read(MlcWindowKind kind, MlcCoherence *result);
 
 /* Sums of this database since the server started, for counters. */
-extern void mlc_consistency_totals(int64 *checked, int64 *violations);
+extern void mlc_consistency_totals(uint64 *checked, uint64 *violations);
 
 /* This database begins anew. */
 extern void mlc_consistency_reset(void);

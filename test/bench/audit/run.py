@@ -10,7 +10,9 @@ import redis
 
 ROWS, SECONDS, RATE = (int(word) for word in sys.argv[1:4])
 BINDIR, WORK = os.environ['MLC_PG_BINDIR'], os.environ['MLC_WORK']
-TABLES = {'a': 'invalidate', 'b': 'update'}
+SIZES = {'a': ROWS - ROWS // 10, 'b': ROWS // 10}
+ACTIONS = {'a': 'update', 'b': 'invalidate'}
+TABLES = list(SIZES)
 TURNS = 5
 TURN = max(3, min(10, SECONDS // 6))
 EACH = 25                       # faults of a kind and table
@@ -43,10 +45,10 @@ def wait_applied():
         sys.exit('not applied in time')
 
 
-def audit(repair=False):
+def audit(tables=TABLES, repair=False):
     """{key: class}, copies compared, seconds."""
     found, compared, start = {}, 0, time.monotonic()
-    for table in TABLES:
+    for table in tables:
         del db.notices[:]
         found.update(sql("SELECT key, class FROM mlcache.audit(%s, repair => %s)", table, repair))
         compared += int(db.notices[-1].split(': ', 2)[2].split()[0])
@@ -61,12 +63,13 @@ class Load:
     def __init__(self, name, seconds, rate=0, reads=True):
         path = f'{WORK}/{name}.sql'
         with open(path, 'w') as script:
-            script.write(f'\\set id random(1, {ROWS // 2})\n\\set dice random(1, 5)\n')
-            script.write('\\if :dice < 3\nUPDATE a SET v = v + 1 WHERE id = :id;\n'
-                         '\\else\nUPDATE b SET v = v + 1 WHERE id = :id;\n\\endif\n')
+            script.write(f'\\set a random(1, {SIZES["a"]})\n\\set b random(1, {SIZES["b"]})\n'
+                         '\\set dice random(1, 5)\n\\if :dice < 5\n'
+                         'UPDATE a SET v = v + 1 WHERE id = :a;\n'
+                         '\\else\nUPDATE b SET v = v + 1 WHERE id = :b;\n\\endif\n')
             if reads:
-                script.write("\\if :dice = 1\nSELECT mlcache.get('a:' || :id), "
-                             "mlcache.get('b:' || :id);\n\\endif\n")
+                script.write("\\if :dice = 1\nSELECT mlcache.get('a:' || :a), "
+                             "mlcache.get('b:' || :b);\n\\endif\n")
         command = [f'{BINDIR}/pgbench', '-n', '-M', 'prepared', '-c', '4', '-j', '1', '-T',
                    str(seconds), '-f', path]
         if rate:
@@ -94,11 +97,11 @@ def prepare():
     sql("CREATE SERVER redis FOREIGN DATA WRAPPER mlcache OPTIONS (url %s)",
         'unix://' + os.environ['MLC_REDIS_SOCKET'])
     sql("CREATE TABLE fence (n int)")
-    for table, action in TABLES.items():
+    for table, action in ACTIONS.items():
         sql(f"CREATE TABLE {table} (id int PRIMARY KEY, v int NOT NULL, pad text) "
             "WITH (fillfactor = 70)")
-        sql(f"INSERT INTO {table} SELECT 1 + i::bigint * 611953 %% {ROWS // 2}, 0, "
-            f"repeat('x', 60) FROM generate_series(0, {ROWS // 2} - 1) i".replace('%%', '%'))
+        sql(f"INSERT INTO {table} SELECT 1 + i::bigint * 611953 % {SIZES[table]}, 0, "
+            f"repeat('x', 60) FROM generate_series(0, {SIZES[table]} - 1) i")
         sql(f"VACUUM ANALYZE {table}")
         sql("SELECT mlcache.attach(%s, key => %s, action => %s)", table, table + ':{id}', action)
     while sql("SELECT state FROM mlcache.stat_servers")[0][0] != 'armed':
@@ -109,8 +112,9 @@ def prepare():
 
 def fill():
     for table in TABLES:
-        sql(f"""SELECT count(value) FROM generate_series(0, {ROWS // 2} - 1, 1000) g,
-            LATERAL mlcache.mget(ARRAY(SELECT '{table}:' || i FROM generate_series(g + 1, g + 1000) i))""")
+        sql(f"""SELECT count(value) FROM generate_series(1, {SIZES[table]}, 1000) g,
+            LATERAL mlcache.mget(ARRAY(SELECT '{table}:' || i
+                FROM generate_series(g, least(g + 999, {SIZES[table]})) i))""")
 
 
 def row(table, cells):
@@ -125,7 +129,7 @@ def spread(figures, digits=0):
 def speed():
     figures = []
     for _ in range(TURNS):
-        found, compared, seconds = audit()
+        found, compared, seconds = audit(['a'])
         if found:
             sys.exit(f'invented: {found}')
         figures.append(compared / seconds)
@@ -133,10 +137,10 @@ def speed():
     row('copies compared a second, no writers', spread(figures))
 
 
-def audits_while(load):
+def audits_while(load, tables=TABLES):
     n = 0
     while load.running():
-        found, compared, seconds = audit()
+        found, compared, seconds = audit(tables)
         n += 1
         if found:
             load.stop()
@@ -145,15 +149,16 @@ def audits_while(load):
     log(f'{n} audits')
 
 
-def writers():
+def writers(rate):
     shares, alone, speeds = [], [], []
     for _ in range(TURNS):
-        alone.append(Load('writers', TURN, reads=False).tps())
-        load = Load('writers', TURN, reads=False)
-        speeds += [compared / seconds for compared, seconds in audits_while(load)]
+        alone.append(Load('writers', TURN, rate, reads=False).tps())
+        load = Load('writers', TURN, rate, reads=False)
+        speeds += [compared / seconds for compared, seconds in audits_while(load, ['a'])]
         shares.append(load.tps() / alone[-1])
         log(f'writers {alone[-1]:,.0f} a second; beside audits x {shares[-1]:.2f}')
-    row('writers, as fast as they can, a second', spread(alone))
+    row(f'{rate:,} writers a second asked for' if rate else 'writers, as fast as they can, a second',
+        spread(alone))
     row('beside audits, as a share', spread(shares, 2))
     row('copies compared a second beside them', spread(speeds))
     fill()
@@ -181,7 +186,6 @@ def faults():
     """On keys that the load writes to as well: what it heals must not be found."""
     seeded, kinds = {}, {}
     for name in TABLES:
-        sql(f"DELETE FROM {name} WHERE id > {ROWS // 2 - 6 * EACH}")
         sql(f"INSERT INTO {name} SELECT i, 0, 'quiet' FROM generate_series({ROWS} + 1, {ROWS} + {6 * EACH}) i")
     wait_applied()
     for name in TABLES:
@@ -229,6 +233,7 @@ prepare()
 log('filled')
 print('| what | median | least - most |\n|---|---|---|', flush=True)
 speed()
-writers()
+writers(RATE)
+writers(0)
 clean()
 faults()
