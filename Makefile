@@ -9,7 +9,8 @@
 
 MODULE_big = mlcache
 EXTENSION = mlcache
-DATA = $(sort mlcache--1.0.sql $(notdir $(wildcard $(mlc_top)/mlcache--*.sql)))
+DATA = $(sort mlcache--1.0.sql $(notdir $(wildcard $(mlc_top)/mlcache--*.sql))) \
+	contrib/prometheus/mlcache_queries.yaml
 
 # PGXS sets srcdir only once it is included; VPATH builds work all the same.
 mlc_top := $(if $(VPATH),$(VPATH),.)
