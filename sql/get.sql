@@ -207,6 +207,28 @@ SELECT mlcache.get('p:8');
 SELECT mlcache.get('p:8');
 
 SELECT budget > 0 AS budget, used <= budget AS within, lines > 0 AS lines, hits > 0 AS hits, misses > 0 AS misses, closed > 0 AS closed FROM mlcache.stat_l1;
+-- a row outside the filter is read and not cached, nor that there is none: who
+-- would tell that it changed?
+CREATE TABLE o (id int PRIMARY KEY, v int, open bool);
+INSERT INTO o VALUES (1, 1, true), (2, 1, false);
+SELECT mlcache.attach('o', key => 'o:{id}', filter => 'o.open AND v > 0');
+SELECT settle();
+SELECT * FROM read('o:1');
+SELECT * FROM read('o:1');
+SELECT * FROM read('o:2');
+SELECT * FROM read('o:2');
+SELECT * FROM read('o:3');
+INSERT INTO o VALUES (3, 1, false);
+UPDATE o SET v = 2;
+SELECT settle();
+SELECT key, value::json->>'v' AS v FROM mlcache.mget('{o:1,o:2,o:3}');
+UPDATE o SET open = NOT open;
+SELECT settle();
+SELECT key, value::json->>'open' AS open FROM mlcache.mget('{o:1,o:2,o:3}');
+SELECT redis('EXISTS o:1 o:2 o:3');
+SELECT mlcache.warm('o', 'id = 1');
+DROP TABLE o;
+
 DROP TABLE q, n, c;
 DROP FUNCTION read, armed;
 DROP OWNED BY mlctest_reader;

@@ -16,6 +16,9 @@
  * again; and of a key whose type knows several texts for one value it is never
  * said that it has no row.
  *
+ * A row outside the rule's filter is read, but may not be cached, and neither
+ * may be that there is no row: its changes are no events.
+ *
  * Loaders are cached by rule, plan included, until the relation or a schema
  * changes.
  *
@@ -117,6 +120,10 @@ mlc_load_query(MlcRule *rule)
 	for (int i = 0; i < rule->template->ncolumns; i++)
 		appendStringInfo(&query, ", r.%s",
 						 quote_identifier(rule->template->columns[i]));
+	if (rule->filter)
+		appendStringInfo(&query, ", (SELECT (%s\n) FROM (SELECT r.*) AS %s) IS TRUE",
+						 rule->filter,
+						 quote_identifier(get_rel_name(rule->relid)));
 	appendStringInfoString(&query, " FROM ");
 	mlc_load_table(rule, &query);
 	for (int i = 0; i < rule->template->ncolumns; i++)
@@ -329,6 +336,17 @@ renders_again(MlcRule *rule, char **texts, const char *key, uint32 keylen)
 	return same;
 }
 
+/* Does the row satisfy the rule's filter, as the loader was asked? */
+static bool
+is_inside(MlcRule *rule, HeapTuple tuple, TupleDesc desc)
+{
+	bool		isnull;
+
+	return rule->loader != NULL || rule->filter == NULL ||
+		DatumGetBool(SPI_getbinval(tuple, desc, rule->template->ncolumns + 2,
+								   &isnull));
+}
+
 /* Runs the query; *own tells whether the row's own key is this one. */
 static MlcLoad
 run(Loader *loader, MlcRule *rule, const char *key, uint32 keylen,
@@ -360,7 +378,11 @@ run(Loader *loader, MlcRule *rule, const char *key, uint32 keylen,
 				(errcode(ERRCODE_CARDINALITY_VIOLATION),
 				 errmsg("the loader of cache rule %d returned more than one row",
 						rule->id)));
-	*own = loader->exact;
+
+	/* nobody hears of a row outside the filter, not even that it is there */
+	*own = loader->exact &&
+		(rule->filter == NULL || rule->loader != NULL ||
+		 MLC_FAULT_SKIP("load-filter"));
 	if (SPI_processed == 1)
 	{
 		HeapTuple	tuple = SPI_tuptable->vals[0];
@@ -375,6 +397,10 @@ run(Loader *loader, MlcRule *rule, const char *key, uint32 keylen,
 				texts[i] = SPI_getvalue(tuple, desc, i + 2);
 			*own = renders_again(rule, texts, key, keylen);
 		}
+		else
+			*own = loader->exact;
+		*own = *own && (is_inside(rule, tuple, desc) ||
+						MLC_FAULT_SKIP("load-filter"));
 		if (text)
 		{
 			*payloadlen = strlen(text);

@@ -95,7 +95,7 @@ render_keys(MlcRule *rule, MlcRead *reads)
 	return n;
 }
 
-/* How many were filled; *vain: not one of them was, or was cached before. */
+/* How many were filled; *vain: all could have been, and none was. */
 static int
 count_filled(MlcRead *reads, int n, bool *vain)
 {
@@ -105,7 +105,7 @@ count_filled(MlcRead *reads, int n, bool *vain)
 	for (int i = 0; i < n; i++)
 	{
 		filled += reads[i].source == MLC_FROM_LOAD;
-		*vain &= reads[i].source == MLC_FROM_ROW;
+		*vain &= reads[i].source == MLC_FROM_ROW && reads[i].own;
 	}
 	return filled;
 }
