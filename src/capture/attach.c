@@ -3,8 +3,9 @@
  * capture/attach.c
  *	  From attach() to a stored rule, and what DDL does to it afterwards.
  *
- * attach() holds off writers of the table while it stores the rule, so every
- * later change commits after the rule did and is decoded with it.  The rule's
+ * attach() sees to it that the relay has its slot, and holds off writers of the
+ * table while it stores the rule, so every later change commits after the rule
+ * did and is decoded with it.  The rule's
  * row in WAL makes the relay purge the key space, so a rule starts with
  * nothing cached; the same goes for detach().
  *
@@ -19,6 +20,8 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "base/compat.h"
+#include "base/fault.h"
+#include "base/guc.h"
 #include "capture/attach.h"
 #include "capture/check.h"
 #include "capture/trigger.h"
@@ -45,6 +48,7 @@
 #include "utils/rel.h"
 
 #define TRIGGER_NAME "mlcache_capture"
+#define SLOT_TIMEOUT 5000		/* ms that attach() waits for the slot */
 
 /* Bytes of a rule's row; past toast_tuple_target it would be moved out of line. */
 #define RULE_SIZE_MAX 8000
@@ -299,6 +303,38 @@ forgo_trigger(Oid relid)
 
 /* ---- attach and detach ---- */
 
+/*
+ * The relay's slot comes before the rule: then nothing that changes once the
+ * table is attached is missed.  The slot waits for the transactions that write
+ * when it is made, so this comes before we are one of them, and before we hold
+ * a lock that one of them might wait for.  Locks taken earlier in the
+ * transaction are why it does not wait for ever.
+ */
+static void
+await_slot(const MlcAttach *attach)
+{
+	MlcRelayShared *relay;
+	bool		writes = TransactionIdIsValid(GetTopTransactionIdIfAny());
+
+	mlc_check_prerequisites();
+
+	/* who may not attach is told so later, and starts nothing */
+	if (!mlc_is_table_owner(attach->relid, GetUserId()) ||
+		!mlc_relay_enabled || MLC_FAULT_SKIP("attach-slot"))
+		return;
+	relay = mlc_segment_relay(MyDatabaseId, true);
+	mlc_xact_hold_relay(relay);
+	if (mlc_segment_await_slot(relay, writes ? 0 : SLOT_TIMEOUT) ||
+		strcmp(attach->action, "replicate") != 0)
+		return;
+	ereport(NOTICE,
+			(errmsg("rows are replicated from the moment the replication slot exists"),
+			 writes ?
+			 errdetail("It is made after this transaction, since that has written already.") :
+			 errdetail("It waits for transactions that have begun before."),
+			 errhint("SELECT mlcache.wait_applied(mlcache.last_commit_version()) waits for it.")));
+}
+
 int32
 mlc_attach_rule(const MlcAttach *attach)
 {
@@ -307,6 +343,7 @@ mlc_attach_rule(const MlcAttach *attach)
 	int32		id;
 
 	mlc_segment_require();
+	await_slot(attach);
 	relation = table_open(attach->relid, ShareRowExclusiveLock);
 
 	/* one at a time, so that each sees the rules that are there */

@@ -109,6 +109,7 @@ typedef struct DirtySet
 
 static DirtySet *dirty = NULL;
 static bool wake_wanted = false;
+static MlcRelayShared *held = NULL; /* the relay, for attach() */
 static XLogRecPtr last_commit = InvalidXLogRecPtr;
 
 static DirtySet *
@@ -611,6 +612,9 @@ notice_commit(bool hurry)
 static void
 end_transaction(void)
 {
+	if (held)
+		pg_atomic_fetch_sub_u32(&held->holds, 1);
+	held = NULL;
 	dirty = NULL;
 	wake_wanted = false;
 	mlc_rule_busy = 0;
@@ -749,6 +753,15 @@ void
 mlc_xact_wake_at_commit(void)
 {
 	wake_wanted = true;
+}
+
+void
+mlc_xact_hold_relay(MlcRelayShared *relay)
+{
+	if (held)
+		return;
+	pg_atomic_fetch_add_u32(&relay->holds, 1);
+	held = relay;
 }
 
 void

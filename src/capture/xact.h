@@ -54,4 +54,7 @@ extern void mlc_xact_probe(const MlcRule *rule, const char *key);
 /* Asks for the relay to be started or woken once this transaction commits. */
 extern void mlc_xact_wake_at_commit(void);
 
+/* Keeps the relay of this database from retiring until this one ends. */
+extern void mlc_xact_hold_relay(MlcRelayShared *relay);
+
 #endif							/* MLC_CAPTURE_XACT_H */

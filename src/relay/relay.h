@@ -66,6 +66,7 @@ typedef struct MlcRelay
 	TimestampTz flight_oldest;
 	TimestampTz sent_at;		/* when the last batch was sent */
 
+	bool		needed;			/* there are rules */
 	bool		strong;			/* there are strong rules */
 
 	/* what readers of this server may use */

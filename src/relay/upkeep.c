@@ -228,6 +228,7 @@ mlc_upkeep_load(void)
 		if (mlc_rule_by_id(MLC_RULE_FREE))
 			(void) mlc_intake_rule(mlc_rule_by_id(MLC_RULE_FREE));
 	}
+	mlc_relay->needed = rules != NIL;
 	mlc_relay->strong = false;
 	foreach(lc, rules)
 		mlc_relay->strong |= ((MlcRule *) lfirst(lc))->consistency == MLC_STRONG;

@@ -22,6 +22,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "base/compat.h"
+#include "base/fault.h"
 #include "base/guc.h"
 #include "base/wal.h"
 #include "miscadmin.h"
@@ -234,7 +235,7 @@ forget_me(int code, Datum arg)
 	LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
 	shared->pid = 0;
 	shared->latch = NULL;
-	shared->settled = false;
+	shared->settled = shared->ready = false;
 	for (int i = 0; i < MLC_MAX_TARGETS; i++)
 		if (shared->targets[i].state != MLC_TARGET_UNUSED)
 			shared->targets[i].state = MLC_TARGET_DOWN;
@@ -248,9 +249,10 @@ retire(uint32 generation)
 	bool		done = false;
 
 	LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
-	if (pg_atomic_read_u32(&mlc_relay->shared->generation) == generation)
+	if (pg_atomic_read_u32(&mlc_relay->shared->generation) == generation &&
+		pg_atomic_read_u32(&mlc_relay->shared->holds) == 0)
 	{
-		mlc_relay->shared->wanted = false;
+		mlc_relay->shared->wanted = mlc_relay->shared->ready = false;
 		done = true;
 	}
 	LWLockRelease(mlc_shared->lock);
@@ -368,8 +370,12 @@ turn(void)
 	{
 		mlc_upkeep_every_second();
 
-		/* given up: WAL must go, so it is read and thrown away */
-		if (mlc_upkeep_lowest_applied() == InvalidXLogRecPtr)
+		/*
+		 * Given up: WAL must go, so it is read and thrown away.  But what
+		 * follows a first rule that is about to come is for its servers.
+		 */
+		if (mlc_upkeep_lowest_applied() == InvalidXLogRecPtr ||
+			(!mlc_relay->needed && mlc_relay->ntargets == 0))
 		{
 			sleep_a_while(false);
 			return;
@@ -427,10 +433,15 @@ mlc_relay_main(Datum arg)
 	LWLockRelease(mlc_shared->lock);
 	mlc_segment_wake_launcher();
 
+	MLC_FAULT("relay-before-slot");
 	mlc_slot_check_deaths();
 	if (mlc_slot_acquire())
 		mlc_slot_wait_visible();
 	rewind_now();
+	LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
+	mlc_relay->shared->ready = true;
+	LWLockRelease(mlc_shared->lock);
+	ConditionVariableBroadcast(&mlc_relay->shared->progress);
 
 	for (;;)
 	{

@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "miscadmin.h"
+#include "pgstat.h"
 #include "shm/segment.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
@@ -61,6 +62,7 @@ startup(void)
 			pg_atomic_init_u64(&relay->fresh_at, 0);
 			pg_atomic_init_u32(&relay->generation, 0);
 			pg_atomic_init_u32(&relay->hurry, 0);
+			pg_atomic_init_u32(&relay->holds, 0);
 			pg_atomic_init_u64(&relay->decoding, 0);
 			pg_atomic_init_u64(&relay->sweeps, 1);
 
@@ -209,6 +211,41 @@ mlc_segment_want_relay(void)
 	if (latch)
 		SetLatch(latch);
 	mlc_segment_wake_launcher();
+}
+
+static bool
+is_ready(MlcRelayShared *relay)
+{
+	bool		ready;
+
+	LWLockAcquire(mlc_shared->lock, LW_SHARED);
+	ready = relay->ready;
+	LWLockRelease(mlc_shared->lock);
+	return ready;
+}
+
+bool
+mlc_segment_await_slot(MlcRelayShared *relay, int timeout)
+{
+	TimestampTz start = GetCurrentTimestamp();
+	bool		ready;
+
+	if (is_ready(relay))
+		return true;
+	mlc_segment_want_relay();
+	ConditionVariablePrepareToSleep(&relay->progress);
+	while (!(ready = is_ready(relay)))
+	{
+		long		left = timeout -
+		TimestampDifferenceMilliseconds(start, GetCurrentTimestamp());
+
+		if (left <= 0)
+			break;
+		(void) ConditionVariableTimedSleep(&relay->progress, left,
+										   PG_WAIT_EXTENSION);
+	}
+	ConditionVariableCancelSleep();
+	return ready;
 }
 
 MlcRuleStat *

@@ -72,6 +72,9 @@ typedef struct MlcRelayShared
 	Oid			dbid;			/* claimed once, under the lock, never freed */
 	bool		wanted;			/* asks the launcher to start it; lock */
 	bool		settled;		/* the relay found that it is needed; lock */
+	bool		ready;			/* the relay has its slot: later commits are
+								 * delivered; lock */
+	pg_atomic_uint32 holds;		/* transactions that are about to attach */
 	pid_t		pid;			/* the relay itself; lock */
 	Latch	   *latch;			/* the relay itself; lock; read without */
 	pg_atomic_uint32 sleeping;	/* relay sets to an MlcSleep, whoever wakes it
@@ -162,6 +165,12 @@ extern void mlc_segment_wake_idle(MlcRelayShared *relay);
  * Never throws; callable at commit.  Its entry must have been claimed.
  */
 extern void mlc_segment_want_relay(void);
+
+/*
+ * Has the relay started where it does not run, and waits up to timeout ms until
+ * it has its slot.  Its entry must have been claimed.  False: it has none yet.
+ */
+extern bool mlc_segment_await_slot(MlcRelayShared *relay, int timeout);
 
 /* Wakes the launcher.  Never throws. */
 extern void mlc_segment_wake_launcher(void);
