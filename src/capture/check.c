@@ -547,7 +547,7 @@ check_node(MlcServer *server, const MlcRedisOptions *options)
 
 /* Talks to a server once: an error now is better than silence later. */
 static void
-check_server(Oid serverid, const MlcRule *rule)
+check_server(Oid serverid)
 {
 	MlcServer  *server = mlc_server_load(serverid);
 	MlcClusterMap *map;
@@ -560,11 +560,6 @@ check_server(Oid serverid, const MlcRule *rule)
 		check_node(server, &server->options);
 		return;
 	}
-	if (rule->consistency == MLC_STRONG)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("strong rules are not supported in Redis Cluster"),
-				 errhint("Use consistency => 'eventual', or servers => another one.")));
 	map = mlc_cluster_find(&server->options, NULL, NULL, &error);
 	if (map == NULL)
 		ereport(ERROR,
@@ -584,7 +579,7 @@ check_server(Oid serverid, const MlcRule *rule)
 }
 
 static void
-check_servers(const MlcAttach *attach, const MlcRule *rule)
+check_servers(const MlcAttach *attach)
 {
 	List	   *all = mlc_server_all();
 	ListCell   *lc;
@@ -603,11 +598,11 @@ check_servers(const MlcAttach *attach, const MlcRule *rule)
 					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 					 errmsg("server \"%s\" is not a Redis server of mlcache",
 							attach->servers[i])));
-		check_server(serverid, rule);
+		check_server(serverid);
 	}
 	if (attach->nservers == 0)
 		foreach(lc, all)
-			check_server(lfirst_oid(lc), rule);
+			check_server(lfirst_oid(lc));
 }
 
 /* ---- capture ---- */
@@ -734,6 +729,6 @@ mlc_check_attach(const MlcAttach *attach, Relation relation)
 		check_action(attach, &rule, &binding, relation);
 		check_others(attach, &rule, relation);
 	}
-	check_servers(attach, &rule);
+	check_servers(attach);
 	return pick_capture(attach, &rule, relation);
 }

@@ -32,6 +32,7 @@
 #include "capture/strong.h"
 #include "miscadmin.h"
 #include "read/link.h"
+#include "redis/cluster.h"
 #include "redis/command.h"
 #include "redis/script.h"
 #include "shm/commits.h"
@@ -58,7 +59,10 @@ typedef struct StrongServer
 	bool		close;			/* a rule as a whole is concerned */
 	bool		asked;			/* marks may stand there */
 	int			nkeys;
+	int			size;
 	StrongKey  *keys;			/* sorted, each once */
+	int			nredirected;	/* of a cluster: keys that are elsewhere */
+	bool	   *redirected;
 	int			ncalls;
 	MlcCommand *quarantines;	/* the close comes last */
 	int			nreleases;
@@ -102,13 +106,10 @@ name_owner(char *owner)
 }
 
 static StrongServer *
-server_for(MlcLink *link)
+new_server(MlcLink *link)
 {
 	StrongServer *server;
 
-	for (int i = 0; i < commit->nservers; i++)
-		if (commit->servers[i].link == link)
-			return &commit->servers[i];
 	if (commit->servers == NULL)
 		commit->servers = palloc(sizeof(StrongServer));
 	else
@@ -121,24 +122,76 @@ server_for(MlcLink *link)
 	return server;
 }
 
-static void
-add_rule(StrongServer *server, MlcStrongRule *rule)
+static StrongServer *
+server_for(MlcLink *link)
 {
-	server->degrade &= rule->degrade;
-	if (rule->all || rule->nkeys > mlc_quarantine_max_keys)
+	for (int i = 0; i < commit->nservers; i++)
+		if (commit->servers[i].link == link)
+			return &commit->servers[i];
+	return new_server(link);
+}
+
+static void
+add_key(StrongServer *server, const char *key, uint32 len)
+{
+	if (server->nkeys == server->size)
 	{
-		server->close = true;
-		return;
+		server->size = Max(8, server->size * 2);
+		if (server->keys == NULL)
+			server->keys = palloc_extended(sizeof(StrongKey) * server->size,
+										   MCXT_ALLOC_HUGE);
+		else
+			server->keys = repalloc_huge(server->keys,
+										 sizeof(StrongKey) * server->size);
 	}
-	if (server->keys == NULL)
-		server->keys = palloc(sizeof(StrongKey) * Max(rule->nkeys, 1));
-	else
-		server->keys = repalloc_huge(server->keys, sizeof(StrongKey) *
-									 (server->nkeys + rule->nkeys + 1));
-	for (int i = 0; i < rule->nkeys; i++)
+	server->keys[server->nkeys].key = key;
+	server->keys[server->nkeys++].len = len;
+}
+
+static bool
+is_closing(MlcStrongRule *rule)
+{
+	return rule->all || rule->nkeys > mlc_quarantine_max_keys;
+}
+
+static void
+add_rule(MlcLink *link, MlcStrongRule *rule)
+{
+	StrongServer *server = server_for(link);
+
+	server->degrade &= rule->degrade;
+	if (is_closing(rule))
+		server->close = true;
+	for (int i = 0; i < rule->nkeys && !is_closing(rule); i++)
+		add_key(server, rule->keys[i], rule->lens[i]);
+}
+
+/*
+ * The same for a cluster: each key is its master's.  Where no node tells who
+ * that is, it is the cluster's, which nobody reaches.
+ */
+static void
+add_cluster_rule(MlcLink *whole, MlcStrongRule *rule)
+{
+	List	   *nodes = NIL;
+	ListCell   *lc;
+
+	if (is_closing(rule))
 	{
-		server->keys[server->nkeys].key = rule->keys[i];
-		server->keys[server->nkeys++].len = rule->lens[i];
+		mlc_link_moved(whole);
+		nodes = mlc_link_nodes(whole);
+		if (nodes == NIL)
+			nodes = list_make1(whole);
+	}
+	foreach(lc, nodes)
+		add_rule(lfirst(lc), rule);
+	for (int i = 0; i < rule->nkeys && nodes == NIL; i++)
+	{
+		MlcLink    *node = mlc_link_node(whole, rule->keys[i], rule->lens[i]);
+		StrongServer *server = server_for(node ? node : whole);
+
+		server->degrade &= rule->degrade;
+		add_key(server, rule->keys[i], rule->lens[i]);
 	}
 }
 
@@ -175,17 +228,27 @@ add_keys(MlcCommand *cmd, StrongServer *server, int from, int n)
 		mlc_command_add(cmd, server->keys[i].key, server->keys[i].len);
 }
 
+/* In a cluster a call is for one slot. */
+static int
+keys_a_call(StrongServer *server)
+{
+	return mlc_link_is_cluster(server->link) ? 1 : KEYS_A_CALL;
+}
+
 /* All commands of this commit, in the order in which they go out. */
 static void
 lay_out(StrongServer *server)
 {
-	int			calls = (server->nkeys + KEYS_A_CALL - 1) / KEYS_A_CALL;
+	int			keys = keys_a_call(server);
+	int			calls = (server->nkeys + keys - 1) / keys;
 
-	server->quarantines = palloc(sizeof(MlcCommand) * (calls + 1));
-	server->releases = palloc(sizeof(MlcCommand) * Max(calls, 1));
-	for (int from = 0; from < server->nkeys; from += KEYS_A_CALL)
+	server->quarantines = palloc_extended(sizeof(MlcCommand) * (calls + 1),
+										  MCXT_ALLOC_HUGE);
+	server->releases = palloc_extended(sizeof(MlcCommand) * Max(calls, 1),
+									   MCXT_ALLOC_HUGE);
+	for (int from = 0; from < server->nkeys; from += keys)
 	{
-		int			n = Min(KEYS_A_CALL, server->nkeys - from);
+		int			n = Min(keys, server->nkeys - from);
 		MlcCommand *cmd = &server->quarantines[server->ncalls++];
 
 		mlc_command_init(cmd);
@@ -284,6 +347,16 @@ ask(StrongServer *server)
 	return false;
 }
 
+/* A key that is elsewhere, or on its way: see redirect_keys(). */
+static void
+remember_redirect(StrongServer *server, int call)
+{
+	if (server->redirected == NULL)
+		server->redirected = palloc0(sizeof(bool) * server->nkeys);
+	server->redirected[call] = true;
+	server->nredirected++;
+}
+
 /* NULL, or what is wrong. */
 static const char *
 take_answers(StrongServer *server, bool *missing)
@@ -300,6 +373,12 @@ take_answers(StrongServer *server, bool *missing)
 
 		if (reply == NULL)
 			return mlc_conn_error(link->conn);
+		if (mlc_link_is_cluster(link) && i < server->nkeys &&
+			mlc_cluster_is_redirect(reply))
+		{
+			remember_redirect(server, i);
+			continue;
+		}
 		if (is_good(reply) || wrong)
 			continue;
 		wrong = reply->type == MLC_REPLY_ERROR ? reply->str : "unexpected reply";
@@ -349,18 +428,29 @@ why_away(StrongServer *server)
 	return wrong[0] != '\0' ? wrong : "Redis is out of reach, and was not tried again yet.";
 }
 
+/* Asks these servers, all at once.  Those of clusters may redirect us. */
 static void
-quarantine_servers(void)
+quarantine_servers(int from, int to)
 {
-	bool	   *sent = palloc0(sizeof(bool) * commit->nservers);
+	bool	   *sent = palloc0(sizeof(bool) * to);
 
-	for (int i = 0; i < commit->nservers; i++)
+	for (int i = from; i < to; i++)
 	{
-		sent[i] = ask(&commit->servers[i]);
-		if (!sent[i])
-			report(&commit->servers[i], why_away(&commit->servers[i]));
+		StrongServer *server = &commit->servers[i];
+
+		sent[i] = ask(server);
+		if (sent[i])
+			continue;
+		if (mlc_link_is_cluster(server->link) && !server->close && from == 0)
+		{
+			/* another master may have taken its place */
+			for (int k = 0; k < server->nkeys; k++)
+				remember_redirect(server, k);
+			continue;
+		}
+		report(server, why_away(server));
 	}
-	for (int i = 0; i < commit->nservers; i++)
+	for (int i = from; i < to; i++)
 	{
 		StrongServer *server = &commit->servers[i];
 		const char *wrong;
@@ -381,6 +471,135 @@ quarantine_servers(void)
 			mlc_link_fail(server->link);
 		report(server, wrong);
 	}
+}
+
+/* ---- clusters whose slots move ---- */
+
+static bool
+any_redirected(int from)
+{
+	for (int i = from; i < commit->nservers; i++)
+		if (commit->servers[i].nredirected > 0)
+			return true;
+	return false;
+}
+
+/* Asks the masters that have the redirected keys by now. */
+static void
+ask_where_they_are(void)
+{
+	int			old = commit->nservers;
+
+	for (int i = 0; i < old; i++)
+		if (commit->servers[i].nredirected > 0)
+			mlc_link_moved(commit->servers[i].link);
+	for (int i = 0; i < old; i++)
+		for (int k = 0; k < commit->servers[i].nkeys &&
+			 commit->servers[i].nredirected > 0; k++)
+		{
+			StrongServer *server = &commit->servers[i];
+			StrongServer *now = NULL;
+			bool		degrade = server->degrade;
+			StrongKey	key = server->keys[k];
+			MlcLink    *whole = mlc_link_whole(server->link);
+			MlcLink    *node;
+
+			if (!server->redirected[k])
+				continue;
+			node = mlc_link_node(whole, key.key, key.len);
+			if (node == NULL)
+				node = whole;
+			for (int j = old; j < commit->nservers; j++)
+				if (commit->servers[j].link == node)
+					now = &commit->servers[j];
+			if (now == NULL)
+				now = new_server(node);
+			now->degrade &= degrade;
+			add_key(now, key.key, key.len);
+		}
+	for (int i = old; i < commit->nservers; i++)
+		lay_out(&commit->servers[i]);
+	quarantine_servers(old, commit->nservers);
+}
+
+/* Closes a master, and removes what it has of the keys.  False: it is away. */
+static bool
+close_node(MlcLink *node, StrongServer *server)
+{
+	MlcCommand	cmd;
+	MlcReply   *reply;
+
+	if (!mlc_link_open(node) || !mlc_link_drain(node))
+		return false;
+	reply = mlc_command_simple(node->conn, "FCALL", "mlc_close", "0", node->ns,
+							   commit->owner, NULL);
+	if (reply == NULL || !is_good(reply))
+		return false;
+	mlc_command_init(&cmd);
+	for (int k = 0; k < server->nkeys; k++)
+	{
+		if (!server->redirected[k])
+			continue;
+		mlc_command_reset(&cmd);
+		mlc_command_add_cstr(&cmd, "ASKING");
+		mlc_command_append(&cmd, node->conn);
+		mlc_command_reset(&cmd);
+		mlc_command_add_cstr(&cmd, "FCALL");
+		mlc_command_add_cstr(&cmd, "mlc_remove");
+		mlc_command_add_cstr(&cmd, "0");
+		mlc_command_add_cstr(&cmd, node->ns);
+		mlc_command_add_cstr(&cmd, "");
+		mlc_command_add(&cmd, server->keys[k].key, server->keys[k].len);
+		mlc_command_append(&cmd, node->conn);
+	}
+	while (mlc_conn_pending(node->conn) > 0)
+	{
+		reply = mlc_conn_reply(node->conn);
+		if (reply == NULL || reply->type == MLC_REPLY_ERROR)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * A slot is on its way, and each of its keys on either side; no mark would do
+ * on both.  So the masters serve nobody, as where keys cannot be named: the
+ * relay arms them again once this commit is over.  Twice, since a key may go
+ * from one to the other in between.
+ */
+static void
+close_cluster(StrongServer *server)
+{
+	MlcLink    *whole = mlc_link_whole(server->link);
+	List	   *nodes = mlc_link_nodes(whole);
+	ListCell   *lc;
+
+	for (int round = 0; round < 2; round++)
+		foreach(lc, nodes)
+	{
+		MlcLink    *node = lfirst(lc);
+
+		if (close_node(node, server))
+			continue;
+		if (!mlc_conn_is_open(node->conn))
+			mlc_link_fail(node);
+		server->link = node;
+		report(server, why_away(server));
+		return;
+	}
+}
+
+static void
+redirect_keys(void)
+{
+	int			first = commit->nservers;
+
+	if (!any_redirected(0))
+		return;
+	ask_where_they_are();
+	for (int i = first; i < commit->nservers; i++)
+		if (commit->servers[i].nredirected > 0)
+			close_cluster(&commit->servers[i]);
 }
 
 /* ---- L1 of this server ---- */
@@ -435,7 +654,10 @@ mlc_strong_quarantine(MlcStrongRule *rules, int nrules, bool prepare)
 
 	for (int i = 0; i < nrules; i++)
 		foreach(lc, mlc_link_all(rules[i].nservers, rules[i].servers))
-			add_rule(server_for(lfirst(lc)), &rules[i]);
+			if (mlc_link_is_whole(lfirst(lc)))
+			add_cluster_rule(lfirst(lc), &rules[i]);
+		else
+			add_rule(lfirst(lc), &rules[i]);
 	for (int i = 0; i < commit->nservers; i++)
 	{
 		sort_keys(&commit->servers[i]);
@@ -445,7 +667,10 @@ mlc_strong_quarantine(MlcStrongRule *rules, int nrules, bool prepare)
 	close_l1(rules, nrules);
 	start = mlc_stats_now();
 	if (!MLC_FAULT_SKIP("strong-quarantine"))
-		quarantine_servers();
+	{
+		quarantine_servers(0, commit->nservers);
+		redirect_keys();
+	}
 	mlc_stats_since(MLC_TIME_QUARANTINE, start);
 	MLC_FAULT("strong-after-quarantine");
 	MemoryContextSwitchTo(old);

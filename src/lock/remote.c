@@ -4,7 +4,8 @@
  *	  Locks as Redis has them: the calls of lua/lock.lua.
  *
  * All locks of a database are in one Redis, the first by name: a lock in two
- * places would be two locks.  The connection is the one that reads use.  A
+ * places would be two locks.  In a Redis Cluster their namespace is a hash tag,
+ * so that they are in one slot.  The connection is the one that reads use.  A
  * server that lacks the function library is given it.
  *
  * Locks: none.
@@ -15,16 +16,36 @@
 
 #include "lock/remote.h"
 #include "read/link.h"
+#include "redis/cluster.h"
 #include "redis/script.h"
 
 #define MISSING_FUNCTION "ERR Function not found"
 
 static MlcLink *waiting = NULL; /* where this session's wait was entered */
 
+/* Of a server, or of a cluster the master that has the slot of the locks. */
+static MlcLink *
+place_of_locks(void)
+{
+	MlcLink    *whole = mlc_link_default();
+	MlcLink    *link;
+
+	if (whole == NULL)
+		return NULL;
+	link = mlc_link_node(whole, whole->ns, strlen(whole->ns));
+	return link ? link : whole;
+}
+
+static const char *
+namespace_of(MlcLink *link)
+{
+	return mlc_link_is_cluster(link) ? psprintf("{%s}", link->ns) : link->ns;
+}
+
 static MlcLink *
 find_link(void)
 {
-	MlcLink    *link = mlc_link_default();
+	MlcLink    *link = place_of_locks();
 
 	if (link == NULL)
 		ereport(ERROR,
@@ -38,7 +59,7 @@ find_link(void)
 char *
 mlc_remote_namespace(void)
 {
-	return pstrdup(find_link()->ns);
+	return pstrdup(namespace_of(find_link()));
 }
 
 static void
@@ -78,6 +99,14 @@ call_or_load(MlcLink *link, MlcCommand *cmd, char **error)
 	MlcReply   *reply = ask_once(link, cmd);
 
 	*error = NULL;
+	if (mlc_link_is_cluster(link) &&
+		(reply == NULL || mlc_cluster_is_redirect(reply)))
+	{
+		/* another master has the slot, or has taken this one's place */
+		mlc_link_moved(link);
+		link = place_of_locks();
+		reply = ask_once(link, cmd);
+	}
 	if (reply && reply->type == MLC_REPLY_ERROR &&
 		strncmp(reply->str, MISSING_FUNCTION, strlen(MISSING_FUNCTION)) == 0 &&
 		mlc_script_ensure(link->conn, error))
@@ -117,7 +146,7 @@ begin(MlcCommand *cmd, const char *function, MlcLink *link)
 	mlc_command_add_cstr(cmd, "FCALL");
 	mlc_command_add_cstr(cmd, function);
 	mlc_command_add_cstr(cmd, "0");
-	mlc_command_add_cstr(cmd, link->ns);
+	mlc_command_add_cstr(cmd, namespace_of(link));
 }
 
 /* 'ok', 'busy' or 'deadlock'. */
@@ -203,7 +232,7 @@ mlc_remote_renew(const char *name, const char *owner, int64 ttl, int64 serial)
 int
 mlc_remote_try(const char *name, const char *owner, int64 ttl, int64 serial)
 {
-	MlcLink    *link = mlc_link_default();
+	MlcLink    *link = place_of_locks();
 	MlcCommand	cmd;
 	MlcReply   *reply;
 	char	   *error;

@@ -342,6 +342,18 @@ mlc_link_nodes(MlcLink *link)
 	return all;
 }
 
+bool
+mlc_link_is_whole(MlcLink *link)
+{
+	return link->cluster != NULL && link->cluster->whole == link;
+}
+
+MlcLink *
+mlc_link_whole(MlcLink *link)
+{
+	return link->cluster ? link->cluster->whole : link;
+}
+
 void
 mlc_link_moved(MlcLink *link)
 {
@@ -396,6 +408,8 @@ mlc_link_open(MlcLink *link)
 
 	if (likely(mlc_conn_is_open(link->conn)))
 		return true;
+	if (mlc_link_is_whole(link))
+		return false;			/* nobody told us the master */
 	start = GetCurrentTimestamp();
 	if (link->retry_at != 0 && start < link->retry_at)
 		return false;

@@ -59,6 +59,12 @@ extern List *mlc_link_nodes(MlcLink *link);
 /* Is it a cluster, or one of its masters? */
 #define mlc_link_is_cluster(link) ((link)->cluster != NULL)
 
+/* The cluster itself, which is asked over the links of its masters only? */
+extern bool mlc_link_is_whole(MlcLink *link);
+
+/* The cluster that a master belongs to; any other link: itself. */
+extern MlcLink *mlc_link_whole(MlcLink *link);
+
 /* A node said that a key is elsewhere: the map is asked for anew. */
 extern void mlc_link_moved(MlcLink *link);
 

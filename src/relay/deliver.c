@@ -114,6 +114,17 @@ append_publish(MlcTarget *target, MlcVersion applying)
 	target->sent_at = GetCurrentTimestamp();
 }
 
+void
+mlc_target_announce(MlcTarget *target, MlcVersion applying)
+{
+	/* the answer to a heartbeat may be on its way */
+	if (target->expect_next == target->nexpect)
+		forget_sent(target);
+	append_publish(target, applying);
+	if (!mlc_conn_push(target->conn))
+		mlc_target_fail(target, mlc_conn_error(target->conn));
+}
+
 bool
 mlc_target_publish(MlcTarget *target)
 {
@@ -415,7 +426,7 @@ send_purges(MlcTarget *target, MlcBatch *batch)
 				return false;
 			(void) mlc_conn_wait(target->conn);
 		}
-		if (!mlc_purge_rule(target, purge->rule))
+		if (target->group == NULL && !mlc_purge_rule(target, purge->rule))
 			return false;
 		forget_sent(target);
 		if (has_stream(target))
@@ -503,7 +514,8 @@ mlc_target_send(MlcTarget *target, MlcBatch *batch)
 
 	/* what follows allocates in the batch's context, reset with it */
 	MemoryContextSwitchTo(batch->context);
-	append_publish(target, batch->applying);
+	if (target->group == NULL)
+		append_publish(target, batch->applying);
 	if (batch->purges != NIL)
 	{
 		if (!mlc_conn_push(target->conn))

@@ -276,6 +276,7 @@ send_batch(MlcBatch *batch, MlcVersion end)
 {
 	mlc_flow_finish();
 	close_l1(batch);
+	mlc_group_announce(batch);
 	for (int i = 0; i < mlc_relay->ntargets; i++)
 		if (mlc_target_is_live(mlc_relay->targets[i]))
 			(void) mlc_target_send(mlc_relay->targets[i], batch);

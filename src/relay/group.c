@@ -28,6 +28,7 @@
 #include "miscadmin.h"
 #include "redis/command.h"
 #include "relay/group.h"
+#include "relay/purge.h"
 #include "relay/relay.h"
 #include "utils/memutils.h"
 
@@ -49,8 +50,9 @@ mlc_group_create(Oid serverid)
 	group->context = context;
 	group->server = mlc_server_load(serverid);
 	group->stale = true;
-	MemoryContextSwitchTo(old);
+	MemoryContextSwitchTo(mlc_relay->context);
 	mlc_relay->groups = lappend(mlc_relay->groups, group);
+	MemoryContextSwitchTo(old);
 	return group;
 }
 
@@ -173,7 +175,13 @@ static void
 take_map(MlcGroup *group, MlcClusterMap *map, MemoryContext context)
 {
 	/* who has looked at no map yet cannot know */
-	group->moved |= group->map == NULL || has_moved(group->map, map);
+	if (group->map == NULL || has_moved(group->map, map))
+	{
+		group->moved = true;
+
+		/* a mark may have passed the sweep by */
+		pg_atomic_fetch_add_u64(&mlc_relay->shared->sweeps, 1);
+	}
 	if (group->map_context)
 		MemoryContextDelete(group->map_context);
 	group->map_context = context;
@@ -559,6 +567,53 @@ mlc_group_place(MlcTarget *target, bool *replaced)
 	target->tag[0] = '\0';
 	target->place_tries++;
 	return false;
+}
+
+/* ---- what goes to all of them ---- */
+
+bool
+mlc_group_ask_anyway(MlcTarget *target)
+{
+	return target->group == NULL ||
+		mlc_target_good(target, mlc_command_simple(target->conn, "ASKING", NULL),
+						"ASKING");
+}
+
+/* A key may go past one round of it, but not past two. */
+static void
+purge_everywhere(MlcBatchPurge *purge)
+{
+	for (int i = 0; i < mlc_relay->ntargets; i++)
+	{
+		MlcTarget  *target = mlc_relay->targets[i];
+
+		if (target->group && mlc_target_is_live(target) &&
+			mlc_target_concerns(target, purge->rule, purge->version))
+			(void) mlc_purge_rule(target, purge->rule);
+	}
+}
+
+void
+mlc_group_announce(MlcBatch *batch)
+{
+	ListCell   *lc;
+
+	if (mlc_relay->groups == NIL)
+		return;
+	for (int i = 0; i < mlc_relay->ntargets; i++)
+		if (mlc_relay->targets[i]->group && mlc_target_is_live(mlc_relay->targets[i]))
+			mlc_target_announce(mlc_relay->targets[i], batch->applying);
+	for (int i = 0; i < mlc_relay->ntargets; i++)
+	{
+		MlcTarget  *target = mlc_relay->targets[i];
+
+		while (target->group && mlc_target_is_live(target) &&
+			   !mlc_target_poll(target))
+			(void) mlc_conn_wait(target->conn);
+	}
+	foreach(lc, batch->purges)
+		for (int round = 0; round < ROUNDS; round++)
+		purge_everywhere(lfirst(lc));
 }
 
 /* ---- detours ---- */

@@ -65,6 +65,19 @@ extern bool mlc_group_place(MlcTarget *target, bool *replaced);
 /* After a target was connected: what follows for the other members. */
 extern void mlc_group_joined(MlcTarget *target, bool purged);
 
+/*
+ * The next command to a master of a cluster is also about keys that it is just
+ * receiving.  False: the target is down.  Nothing for what is no cluster.
+ */
+extern bool mlc_group_ask_anyway(MlcTarget *target);
+
+/*
+ * Tells all masters what is about to be applied, before the first command to
+ * any, since a key may go from one to another in between; and carries out the
+ * purges of the batch.  Waits, with nothing in flight before.
+ */
+extern void mlc_group_announce(MlcBatch *batch);
+
 /* This event of the batch in flight found no key at its node. */
 extern void mlc_group_add_detour(MlcGroup *group, MlcBatchEvent *event);
 

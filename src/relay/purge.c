@@ -16,10 +16,12 @@
 #include "miscadmin.h"
 #include "redis/command.h"
 #include "relay/free.h"
+#include "relay/group.h"
 #include "relay/purge.h"
 #include "utils/memutils.h"
 
 #define SCAN_COUNT "1000"
+#define KEYS_A_CALL 500			/* of mlc_remove */
 
 /* The key that a guard belongs to, in the current context; NULL: none. */
 static char *
@@ -81,12 +83,42 @@ any_strong(MlcRelayRule **rules, int nrules)
 	return false;
 }
 
+/*
+ * In a cluster keys are of many slots, some of which it may be receiving, or
+ * have given away; marks stay.
+ */
+static bool
+remove_keys(MlcTarget *target, const char **keys, size_t *lens, int n)
+{
+	MlcCommand	cmd;
+
+	mlc_command_init(&cmd);
+	for (int from = 0; from < n; from += KEYS_A_CALL)
+	{
+		if (!mlc_group_ask_anyway(target))
+			return false;
+		mlc_command_reset(&cmd);
+		mlc_command_add_cstr(&cmd, "FCALL");
+		mlc_command_add_cstr(&cmd, "mlc_remove");
+		mlc_command_add_cstr(&cmd, "0");
+		mlc_command_add_cstr(&cmd, target->ns);
+		mlc_command_add_cstr(&cmd, "");
+		for (int i = from; i < Min(from + KEYS_A_CALL, n); i++)
+			mlc_command_add(&cmd, keys[i], lens[i]);
+		if (!mlc_target_good(target, mlc_command_call(&cmd, target->conn),
+							 "mlc_remove"))
+			return false;
+	}
+	return true;
+}
+
 /* Removes what belongs to the rules: names, or entries and leases of keys. */
 static bool
 remove_names(MlcTarget *target, MlcReply *names, bool guards,
 			 MlcRelayRule **rules, int nrules)
 {
 	bool		strong = any_strong(rules, nrules);
+	bool		by_key = strong || target->group;
 	MlcCommand	cmd;
 	int			n = 0;
 	const char **keys = palloc(sizeof(char *) * Max(names->nelements, 1));
@@ -100,11 +132,13 @@ remove_names(MlcTarget *target, MlcReply *names, bool guards,
 
 		if (key == NULL)
 			continue;
-		keys[n] = strong ? key : names->elements[i]->str;
-		lens[n++] = strong ? keylen : names->elements[i]->len;
+		keys[n] = by_key ? key : names->elements[i]->str;
+		lens[n++] = by_key ? keylen : names->elements[i]->len;
 	}
 	if (n == 0)
 		return true;
+	if (target->group)
+		return remove_keys(target, keys, lens, n);
 	mlc_command_init(&cmd);
 	if (strong)
 	{

@@ -27,6 +27,7 @@
 #include "catalog/pg_inherits.h"
 #include "miscadmin.h"
 #include "redis/command.h"
+#include "relay/group.h"
 #include "relay/relay.h"
 #include "relay/sweep.h"
 #include "shm/l1.h"
@@ -185,13 +186,18 @@ end_mark(MlcTarget *target, MlcReply *key, MlcReply *owner)
 {
 	MlcCommand	cmd;
 
+	if (!mlc_group_ask_anyway(target))
+		return false;
 	mlc_command_init(&cmd);
 	mlc_command_add_cstr(&cmd, "FCALL");
-	mlc_command_add_cstr(&cmd, "mlc_invalidate");
-	mlc_command_add_cstr(&cmd, "1");
-	mlc_command_add(&cmd, key->str, key->len);
+	mlc_command_add_cstr(&cmd, target->group ? "mlc_remove" : "mlc_invalidate");
+	mlc_command_add_cstr(&cmd, target->group ? "0" : "1");
+	if (target->group == NULL)
+		mlc_command_add(&cmd, key->str, key->len);
 	mlc_command_add_cstr(&cmd, target->ns);
 	mlc_command_add(&cmd, owner->str, owner->len);
+	if (target->group)
+		mlc_command_add(&cmd, key->str, key->len);
 	sweep.ended++;
 	return mlc_target_good(target, mlc_command_call(&cmd, target->conn),
 						   "mlc_invalidate");
@@ -224,9 +230,12 @@ end_marks(MlcTarget *target, MlcReply *marks)
 static void
 scan_step(MlcTarget *target, char *cursor, size_t size)
 {
-	MlcReply   *reply = mlc_command_simple(target->conn, "FCALL", "mlc_sweep", "0",
-										   target->ns, cursor, SCAN_COUNT, NULL);
+	MlcReply   *reply;
 
+	if (!mlc_group_ask_anyway(target))
+		return;
+	reply = mlc_command_simple(target->conn, "FCALL", "mlc_sweep", "0",
+							   target->ns, cursor, SCAN_COUNT, NULL);
 	if (!mlc_target_good(target, reply, "mlc_sweep"))
 		return;
 	if (reply->type != MLC_REPLY_ARRAY || reply->nelements != 3 ||

@@ -156,7 +156,10 @@ extern bool mlc_target_start_over(MlcTarget *target, MlcVersion position,
 extern bool mlc_target_is_idle(MlcTarget *target);
 extern bool mlc_target_is_live(MlcTarget *target);
 
-/* Is the event for this target, and has it not been applied there? */
+/*
+ * Is the event for this target, and has it not been applied there?  Of a
+ * cluster all masters say yes, whatever the slot.
+ */
 extern bool mlc_target_concerns(MlcTarget *target, MlcRelayRule *rule,
 								MlcVersion version);
 
@@ -181,6 +184,9 @@ extern bool mlc_target_poll(MlcTarget *target);
  */
 extern void mlc_target_advance(MlcTarget *target, MlcVersion version,
 							   TimestampTz committed, TimestampTz oldest);
+
+/* Sends applying ahead, and tells applied.  Replies as of a batch. */
+extern void mlc_target_announce(MlcTarget *target, MlcVersion applying);
 
 /* Tells the server applied; also its heartbeat.  Replies as of a batch. */
 extern bool mlc_target_publish(MlcTarget *target);

@@ -14,6 +14,9 @@
 -- each other's way: one may take over before its predecessor's release is in.
 -- serial tells such a late release from one of the present holder.
 --
+-- In a Redis Cluster the namespace is a hash tag ("{db5}"), so that all of it
+-- is in one slot; a key that is given only says which ("mlc:lock:{db5}").
+--
 -- "mlc:waits:<ns>", owner -> "mode|deadline|since|kind|name", is the wait-for
 -- graph.  kind is o (outside), r (a session that PostgreSQL let pass, waiting
 -- here) or m (one that waits in PostgreSQL's lock manager).  A wait that would
@@ -234,7 +237,7 @@ end
 --	 {'deadlock', text}	   waiting would close this cycle; not waiting
 -- A holder that asks again holds it anew.
 local function mlc_lock(keys, args)
-	need_keys(keys, 0, 0)
+	need_keys(keys, 0, 1)
 	need_args(args, 6, 7)
 	local ns, owner = need_name('namespace', args[1]), need_name('owner', args[3])
 	local name, mode = need_lock_name(args[2]), need_mode(args[4])
@@ -286,7 +289,7 @@ end
 
 -- 0 keys; ns, name, owner [, serial] -> 1, or 0 when owner does not hold it.
 local function mlc_unlock(keys, args)
-	need_keys(keys, 0, 0)
+	need_keys(keys, 0, 1)
 	need_args(args, 3, 4)
 	local ns, owner = need_name('namespace', args[1]), need_name('owner', args[3])
 	local name, serial = need_lock_name(args[2]), need_serial(args[4])
@@ -304,7 +307,7 @@ end
 -- 0 keys; ns, name, owner, ttl (ms) [, serial] -> 1, or 0 when owner does not
 -- hold it any more: it is not given back.
 local function mlc_renew(keys, args)
-	need_keys(keys, 0, 0)
+	need_keys(keys, 0, 1)
 	need_args(args, 4, 5)
 	local ns, owner = need_name('namespace', args[1]), need_name('owner', args[3])
 	local name, ttl = need_lock_name(args[2]), need_ms('ttl', args[4], 1)
@@ -329,7 +332,7 @@ end
 -- 0 keys; ns, name, owner, mode, wait (ms): a session is about to wait in
 -- PostgreSQL's lock manager.  {'ok'} or {'deadlock', text}.
 local function mlc_lock_wait(keys, args)
-	need_keys(keys, 0, 0)
+	need_keys(keys, 0, 1)
 	need_args(args, 5, 5)
 	local ns, owner = need_name('namespace', args[1]), need_name('owner', args[3])
 	local name, mode = need_lock_name(args[2]), need_mode(args[4])
@@ -339,7 +342,7 @@ end
 
 -- 0 keys; ns, owner: it waits no more.
 local function mlc_lock_nowait(keys, args)
-	need_keys(keys, 0, 0)
+	need_keys(keys, 0, 1)
 	need_args(args, 2, 2)
 	local ns, owner = need_name('namespace', args[1]), need_name('owner', args[2])
 	return redis.call('HDEL', 'mlc:waits:' .. ns, owner)
@@ -348,7 +351,7 @@ end
 -- 0 keys; ns, name -> {owner, mode, path, ms left, side, ...}: who holds it,
 -- and who holds what lies below it.
 local function mlc_holders(keys, args)
-	need_keys(keys, 0, 0)
+	need_keys(keys, 0, 1)
 	need_args(args, 2, 2)
 	local ns, name, now = need_name('namespace', args[1]), need_lock_name(args[2]), now_ms()
 	local found = {}

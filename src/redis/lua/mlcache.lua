@@ -39,7 +39,7 @@
 -- would not be safe here).
 
 -- Thousands count what older callers do not understand.
-local VERSION = 1006
+local VERSION = 1007
 
 local MAX_KEYS = 1000
 local MAX_MS = 1000 * 60 * 60 * 24 * 366 * 100
@@ -1017,13 +1017,15 @@ local function mlc_sweep(keys, args)
 	local ended, endless = 0, {}
 	for _, name in ipairs(names) do
 		local key = key_of_guard(name)
-		local guard = key and parse_guard(redis.call('MGET', name)[1])
+		-- one may have been left behind where its slot is no longer
+		local texts = key and redis.pcall('MGET', name)
+		local guard = texts and not texts.err and parse_guard(texts[1])
 		if guard and guard.standing > 0 then
 			local overdue = end_overdue(guard, now)
 			if guard.standing == 0 then
-				redis.call('UNLINK', name)
+				redis.pcall('UNLINK', name)
 			elseif overdue > 0 then
-				redis.call('SET', name, marks_text(guard))
+				redis.pcall('SET', name, marks_text(guard))
 			end
 			ended = ended + overdue
 			for owner, limit in pairs(guard.marks) do
@@ -1058,12 +1060,17 @@ local function mlc_purge(keys, args)
 			name = fine and result
 		end
 		if key and name then
-			-- key by key: in a cluster, a command is for one slot
-			local guard = parse_marked_guard(redis.call('MGET', name)[1], now)
+			-- key by key: in a cluster, a command is for one slot, and each
+			-- of the two may be elsewhere while the slot is on its way
+			local texts = redis.pcall('MGET', name)
+			local guard = not texts.err and parse_marked_guard(texts[1], now)
 			if not version or not guard or guard.lo == '' or before(guard.lo, version) then
-				local plan = new_plan()
-				clear(plan, key, name, guard)
-				run(plan)
+				redis.pcall('UNLINK', key)
+				if guard and guard.standing > 0 then
+					redis.pcall('SET', name, marks_text(guard))
+				else
+					redis.pcall('UNLINK', name)
+				end
 				cleared = cleared + 1
 			end
 		end

@@ -8,7 +8,7 @@ use warnings;
 use MlcRedis;
 use Time::HiRes qw(usleep time);
 
-our $node_timeout = 1500;		# ms until a master counts as gone
+our $node_timeout = 20_000;		# ms until a master counts as gone: never, here
 our $patience = 30;				# seconds for any condition
 
 # new(name, masters => 3, replicas => 1 a master, args => [...]): nothing runs yet.
@@ -110,6 +110,14 @@ sub url
 	return 'redis://' . join(',', map { "127.0.0.1:$_->{port}" } @{ $self->{nodes} }[ 0 .. 2 ]);
 }
 
+# What load.py takes for the path of a socket.
+sub socket
+{
+	my ($self) = @_;
+
+	return 'cluster:' . join(',', map { "127.0.0.1:$_->{port}" } $self->running);
+}
+
 sub stop { $_->stop for $_[0]->running }
 
 # ---------- slots ----------
@@ -144,6 +152,28 @@ sub masters
 	my ($self) = @_;
 
 	return grep { $_->info('replication', 'role') eq 'master' } $self->running;
+}
+
+# Kills a master; its replica is promoted at once, as it would be in the end.
+sub fail_over
+{
+	my ($self, $node) = @_;
+	my ($replica) = grep { $_ != $node && $_->command('CLUSTER', 'NODES') =~
+		  /myself,slave \Q$node->{id}\E/ } $self->running;
+
+	$node->{gone} = 1;
+	$node->kill9;
+	$replica->command('CLUSTER', 'FAILOVER', 'TAKEOVER');
+	$self->wait_for('everybody to know the new master',
+		sub { !grep { !knows_master($_, $replica) } $self->running });
+	return $replica;
+}
+
+sub knows_master
+{
+	my ($node, $master) = @_;
+
+	return grep { $_->[2][2] eq $master->{id} } @{ $node->command('CLUSTER', 'SLOTS') };
 }
 
 # The key's slot is found by its node: a command with a key, or FCALL with one.
@@ -187,6 +217,17 @@ sub move_slot
 	$to->command('CLUSTER', 'SETSLOT', $slot, 'NODE', $to->{id});
 	$_->try('CLUSTER', 'SETSLOT', $slot, 'NODE', $to->{id})
 	  for $from, grep { $_ != $from && $_ != $to } $self->masters;
+	# a replica that is promoted before it has heard would not take it over
+	$self->wait_for('everybody to know the owner',
+		sub { !grep { !has_slot($_, $slot, $to) } $self->running });
+}
+
+sub has_slot
+{
+	my ($node, $slot, $owner) = @_;
+
+	return grep { $slot >= $_->[0] && $slot <= $_->[1] && $_->[2][2] eq $owner->{id} }
+	  @{ $node->command('CLUSTER', 'SLOTS') };
 }
 
 1;

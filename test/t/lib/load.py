@@ -9,7 +9,7 @@
 
 Standard input begins with one line of JSON, the options:
 	pg       conninfo string
-	redis    path of the unix socket
+	redis    path of the unix socket, or cluster:HOST:PORT,HOST:PORT...
 	ns       namespace of the function library
 	writers, readers	numbers of threads (run)
 	cold     number of cold keys (run, fill)
@@ -37,6 +37,8 @@ import time
 import psycopg2
 import redis
 
+import cluster
+
 HOT = 60			# keys 1..HOT
 HOT_SPACE = 100		# ... and what they may be renamed to
 CATEGORIES = 12
@@ -46,6 +48,8 @@ LEASE_MS = 3000
 
 
 def connect_redis(path):
+    if path.startswith("cluster:"):
+        return cluster.Cluster(path[8:])
     return redis.Redis(unix_socket_path=path, socket_timeout=30)
 
 
@@ -296,6 +300,9 @@ class Loader:
                                  self.world.ns)
         leases = {}
         for key, answer in zip(keys, pipe.execute()):
+            if isinstance(answer, Exception):		# its slot is on its way
+                self.world.count("read " + type(answer).__name__)
+                continue
             self.world.count("read " + answer[0].decode())
             if answer[0] == b"lease":
                 leases[key] = answer[1].decode()
@@ -311,7 +318,8 @@ class Loader:
             pipe.execute_command("FCALL", "mlc_fill", 1, key, self.token, payload or "",
                                  0, lo, hi, 0 if payload else 1, self.world.ns)
         for answer in pipe.execute():
-            self.world.count("fill " + answer.decode())
+            self.world.count("fill " + (type(answer).__name__ if isinstance(answer, Exception)
+                                        else answer.decode()))
 
 
 def all_keys(cold, prefixes=FILLED):
@@ -373,17 +381,29 @@ class Watcher(threading.Thread):
                 time.sleep(0.02)
             time.sleep(0.005)
 
-    def look(self, client, keys):
+    def snapshot(self, client, keys):
+        """(key, state, payload, guard), all of one node at one instant."""
+        state = ("FCALL", "mlc_state", 0, self.world.ns)
+        if isinstance(client, cluster.Cluster):
+            groups = [(key, [state, ("GET", key), ("GET", "mlc:{" + key + "}")])
+                      for key in keys]
+            return [(key, *answer) for key, answer in zip(keys, client.many(groups))
+                    if not isinstance(answer, Exception)]
         pipe = client.pipeline(transaction=True)
-        pipe.execute_command("FCALL", "mlc_state", 0, self.world.ns)
+        pipe.execute_command(*state)
         pipe.mget(keys)
         pipe.mget(["mlc:{" + key + "}" for key in keys])
         state, payloads, guards = pipe.execute()
-        if state[4] != 1:
+        return [(key, state, payload, guard)
+                for key, payload, guard in zip(keys, payloads, guards)]
+
+    def look(self, client, keys):
+        found = [each for each in self.snapshot(client, keys) if each[1][4] == 1]
+        if not found:
             return			# nobody may hit now
         self.world.count("watched")
-        nonce = state[3]
-        for key, payload, guard in zip(keys, payloads, guards):
+        for key, state, payload, guard in found:
+            nonce = state[3]
             if payload is None or guard is None or b"|" not in guard:
                 continue
             lo, hi = guard.split(b"|")[:2]
