@@ -49,7 +49,6 @@ typedef struct Walk
 	MlcSuspects *suspects;
 	List	   *older;			/* rules that load keys of ours, too */
 	char	   *pattern;
-	uint64		limit;			/* hashes up to it belong to the sample */
 	int64		looked_at;		/* names, as far as progress is concerned */
 	int64		total;
 } Walk;
@@ -98,11 +97,11 @@ is_ours(Walk *walk, const MlcCopy *copy)
 }
 
 static bool
-is_in_sample(Walk *walk, const MlcCopy *copy)
+is_in_sample(MlcAudit *audit, const char *key, uint32 keylen)
 {
-	return walk->audit->sample >= 1.0 ||
-		hash_bytes_extended((const unsigned char *) copy->key, copy->keylen,
-							0) < walk->limit;
+	return audit->sample >= 1.0 ||
+		hash_bytes_extended((const unsigned char *) key, keylen, 0) <
+		(uint64) (audit->sample * (double) PG_UINT64_MAX);
 }
 
 static void
@@ -191,7 +190,7 @@ sort_names(Walk *walk, Page *page, MlcReply **names, size_t n)
 
 		if (!mlc_copy_name(&copy, walk->rule, names[i]->str,
 						   names[i]->len, &is_guard) ||
-			!is_ours(walk, &copy) || !is_in_sample(walk, &copy))
+			!is_ours(walk, &copy) || !is_in_sample(walk->audit, copy.key, copy.keylen))
 			continue;
 		if (is_guard)
 			page->guards[page->nguards++] = copy;
@@ -318,7 +317,7 @@ keep_own(Walk *walk, MlcCopy *copies, int n)
 	int			kept = 0;
 
 	for (int i = 0; i < n; i++)
-		if (is_in_sample(walk, &copies[i]) &&
+		if (is_in_sample(walk->audit, copies[i].key, copies[i].keylen) &&
 			mlc_link_node(walk->server, copies[i].key,
 						  copies[i].keylen) == walk->remote->link)
 			copies[kept++] = copies[i];
@@ -378,8 +377,6 @@ begin_walk(Walk *walk, MlcAudit *audit, MlcRule *rule, MlcRemote *remote)
 	walk->audit = audit;
 	walk->rule = rule;
 	walk->remote = remote;
-	walk->limit = audit->sample >= 1.0 ? PG_UINT64_MAX :
-		(uint64) (audit->sample * (double) PG_UINT64_MAX);
 	foreach(lc, mlc_rule_all())
 	{
 		MlcRule    *other = lfirst(lc);
@@ -419,6 +416,87 @@ audit_node(MlcAudit *audit, MlcRule *rule, MlcLink *server, MlcLink *link)
 	MemoryContextDelete(context);
 }
 
+/* ---- L1 ---- */
+
+/*
+ * What L1 has.  The relay closes a key there before it sends its batch, so what
+ * any server has applied L1 has, too.
+ */
+void
+mlc_audit_l1(MlcAudit *audit, MlcRule *rule, MlcL1Copy *lines, int n)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "mlcache audit",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	List	   *servers = mlc_link_all(rule->nservers, rule->servers);
+	MlcAudit	own = *audit;
+	MlcRemote	remote;
+	MlcCopy    *copies;
+	Walk		walk;
+
+	/* what is fresh is no copy in Redis, and not counted as one */
+	memset(own.counts, 0, sizeof(own.counts));
+	own.unsettled = own.told_checked = own.told_violations = 0;
+	if (servers != NIL)
+	{
+		memset(&remote, 0, sizeof(remote));
+		remote.serverid = ((MlcLink *) linitial(servers))->serverid;
+		remote.server = "L1";
+		begin_walk(&walk, &own, rule, &remote);
+		copies = palloc(sizeof(MlcCopy) * n);
+		for (int i = 0; i < n; i++)
+		{
+			mlc_copy_key(&copies[i], lines[i].key, lines[i].keylen);
+			mlc_copy_from_l1(&copies[i], rule, &lines[i].hit);
+		}
+		compare(&walk, copies, n);
+		settle(&walk, true);
+		mlc_rows_close(walk.rows);
+	}
+	for (int i = MLC_VERDICT_FRESH + 1; i < MLC_VERDICTS; i++)
+	{
+		audit->counts[i] += own.counts[i];
+		audit->told_checked += own.counts[i];
+		audit->told_violations += own.counts[i];
+	}
+	audit->unsettled += own.unsettled;
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+}
+
+/* All lines of a rule. */
+static void
+walk_l1(MlcAudit *audit, MlcRule *rule)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "mlcache audit L1",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	MlcL1Cursor cursor = {0};
+	int			n = 0;
+
+	while (n >= 0)
+	{
+		MlcL1Copy  *lines;
+		MlcL1Copy  *sample;
+		int			nsample = 0;
+
+		CHECK_FOR_INTERRUPTS();
+		MemoryContextReset(context);
+		lines = palloc(sizeof(MlcL1Copy) * ROWS_A_BATCH);
+		sample = palloc(sizeof(MlcL1Copy) * ROWS_A_BATCH);
+		n = mlc_l1_walk(&cursor, rule->id, lines, ROWS_A_BATCH);
+		for (int i = 0; i < n; i++)
+			if (is_in_sample(audit, lines[i].key, lines[i].keylen))
+				sample[nsample++] = lines[i];
+		if (nsample > 0)
+			mlc_audit_l1(audit, rule, sample, nsample);
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+}
+
 void
 mlc_audit_rule(MlcAudit *audit, MlcRule *rule)
 {
@@ -432,6 +510,7 @@ mlc_audit_rule(MlcAudit *audit, MlcRule *rule)
 		foreach(node, mlc_remote_nodes(server))
 			audit_node(audit, rule, server, lfirst(node));
 	}
+	walk_l1(audit, rule);
 }
 
 void

@@ -68,4 +68,8 @@ extern void mlc_audit_rule(MlcAudit *audit, MlcRule *rule);
 extern void mlc_audit_names(MlcAudit *audit, MlcRule *rule, MlcRemote *remote,
 							MlcReply **names, int n);
 
+/* Audits lines of L1, which are the rule's. */
+extern void mlc_audit_l1(MlcAudit *audit, MlcRule *rule, MlcL1Copy *lines,
+						 int n);
+
 #endif							/* MLC_AUDIT_AUDIT_H */

@@ -156,7 +156,8 @@ is_on_server(const MlcRule *rule, const char *server)
 
 /*
  * Runs step(), which may raise (a loader, a Redis that is lost): the error is
- * logged, and the connection closed, since answers may be on their way.
+ * logged, and the connection (NULL: none) closed, since answers may be on their
+ * way.
  */
 static void
 attempt(void (*step) (void *arg), void *arg, MlcLink *link, const char *what)
@@ -180,7 +181,8 @@ attempt(void (*step) (void *arg), void *arg, MlcLink *link, const char *what)
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(context);
-		mlc_conn_close(link->conn);
+		if (link)
+			mlc_conn_close(link->conn);
 		ereport(LOG,
 				(errcode(error->sqlerrcode),
 				 errmsg("mlcache: %s could not be audited: %s", what,
@@ -277,6 +279,59 @@ compare_server(void *arg)
 	}
 }
 
+typedef struct L1Step
+{
+	MlcAudit   *audit;
+	MlcRule    *rule;
+	MlcL1Copy  *lines;
+	int			n;
+} L1Step;
+
+static void
+compare_lines(void *arg)
+{
+	L1Step	   *step = arg;
+
+	mlc_audit_l1(step->audit, step->rule, step->lines, step->n);
+}
+
+/* The next lines of L1, sorted by rule. */
+static void
+compare_l1(int rate)
+{
+	static MlcL1Cursor cursor;
+	MlcL1Copy  *lines = palloc(sizeof(MlcL1Copy) * rate);
+	MlcL1Copy  *own = palloc(sizeof(MlcL1Copy) * rate);
+	MlcAudit	audit;
+	int			n = 0;
+
+	for (int i = 0; i < STEPS_MAX && n == 0; i++)
+		n = mlc_l1_walk(&cursor, 0, lines, rate);
+	if (n < 0)
+		memset(&cursor, 0, sizeof(cursor));
+	memset(&audit, 0, sizeof(audit));
+	audit.sample = 1.0;
+	audit.timeout = Min(mlc_audit_timeout, TICK);
+	audit.report = log_finding;
+	for (int i = 0; i < n; i++)
+	{
+		L1Step		step = {&audit, mlc_rule_by_id(lines[i].hit.rule), own, 0};
+		int32		id = lines[i].hit.rule;
+
+		if (id == 0)
+			continue;
+		for (int j = i; j < n; j++)
+			if (lines[j].hit.rule == id)
+			{
+				own[step.n++] = lines[j];
+				lines[j].hit.rule = 0;
+				own[step.n - 1].hit.rule = id;
+			}
+		if (step.rule)
+			attempt(compare_lines, &step, NULL, "L1");
+	}
+}
+
 static void
 compare_all(void)
 {
@@ -302,6 +357,8 @@ compare_all(void)
 
 		attempt(compare_server, &step, step.link, "a server");
 	}
+	if (links != NIL)
+		compare_l1(Min(mlc_audit_rate, 1000));
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 }

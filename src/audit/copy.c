@@ -134,6 +134,34 @@ mlc_copy_parse_guard(MlcCopy *copy, MlcVersion future)
 		copy->kind = MLC_GUARD_LEASE;
 }
 
+void
+mlc_copy_from_l1(MlcCopy *copy, MlcRule *rule, const MlcL1Hit *hit)
+{
+	MlcL1Hit	now;
+	char	   *version;
+
+	copy->entry = copy->guard = NULL;
+	copy->entrylen = copy->guardlen = 0;
+	copy->kind = MLC_GUARD_NONE;
+	if (hit == NULL && mlc_l1_peek(copy->key, copy->keylen, &now))
+		hit = &now;
+	if (hit == NULL || hit->rule != rule->id)
+		return;
+	copy->kind = hit->absent ? MLC_GUARD_ABSENT : MLC_GUARD_ENTRY;
+	copy->lo = copy->hi = hit->lo;
+	if (!hit->absent)
+	{
+		copy->entry = VARDATA(hit->value);
+		copy->entrylen = VARSIZE(hit->value) - VARHDRSZ;
+	}
+
+	/* the line's version takes the part of the guard */
+	version = palloc(MLC_VERSION_LEN + 1);
+	mlc_version_print(hit->lo, version);
+	copy->guard = version;
+	copy->guardlen = MLC_VERSION_LEN;
+}
+
 /* ---- judging ---- */
 
 static bool

@@ -13,6 +13,7 @@
 
 #include "model/rule.h"
 #include "model/version.h"
+#include "shm/l1.h"
 #include "storage/itemptr.h"
 
 typedef enum MlcVerdict
@@ -86,6 +87,12 @@ extern bool mlc_copy_name(MlcCopy *copy, MlcRule *rule, const char *name,
 
 /* Fills key and guard's name; the key is not copied. */
 extern void mlc_copy_key(MlcCopy *copy, const char *key, uint32 keylen);
+
+/*
+ * Fills in what L1 has for the key: hit, or where that is NULL, what is found
+ * there now.  A line of another rule counts as none.
+ */
+extern void mlc_copy_from_l1(MlcCopy *copy, MlcRule *rule, const MlcL1Hit *hit);
 
 /* Reads the guard's text; future is a position that no guard can know of. */
 extern void mlc_copy_parse_guard(MlcCopy *copy, MlcVersion future);

@@ -194,6 +194,9 @@ mlc_recheck_wait(Oid serverid, XLogRecPtr position, int timeout)
 		return false;
 	if (has_applied(relay, serverid, position))
 		return true;
+
+	/* what no commit has flushed, pruning say, the relay would not get to see */
+	XLogFlush(position);
 	pg_atomic_fetch_add_u32(&relay->hurry, 1);
 	PG_TRY();
 	{
@@ -354,6 +357,27 @@ look_for_types(MlcSuspects *suspects, MlcCopy *copies, int n)
 			odd[i]->type = types[i];
 }
 
+/* Entries and guards once more, from where they came. */
+static void
+read_again(MlcSuspects *suspects, MlcCopy *copies, int n)
+{
+	MlcVersion	future;
+
+	if (suspects->remote->conn == NULL)
+	{
+		for (int i = 0; i < n; i++)
+			mlc_copy_from_l1(&copies[i], suspects->rule, NULL);
+		return;
+	}
+	mlc_remote_ask_copies(suspects->remote, copies, n);
+	mlc_remote_copies(suspects->remote, copies, n);
+	future.tli = GetWALInsertionTimeLine();
+	future.lsn = GetXLogInsertRecPtr();
+	for (int i = 0; i < n; i++)
+		mlc_copy_parse_guard(&copies[i], future);
+	look_for_types(suspects, copies, n);
+}
+
 /* One round; those that are neither guilty nor innocent yet stay. */
 static void
 settle_once(MlcSuspects *suspects)
@@ -363,7 +387,6 @@ settle_once(MlcSuspects *suspects)
 	int			n = suspects->n;
 	Suspect    *list = suspects->list;
 	MlcCopy    *copies;
-	MlcVersion	future = {0, 0};
 	XLogRecPtr	position;
 
 	MemoryContextSwitchTo(round);
@@ -374,13 +397,7 @@ settle_once(MlcSuspects *suspects)
 		copies[i].kept = list[i].kept;
 	}
 	MLC_FAULT("audit-before-recheck");
-	mlc_remote_ask_copies(suspects->remote, copies, n);
-	mlc_remote_copies(suspects->remote, copies, n);
-	future.tli = GetWALInsertionTimeLine();
-	future.lsn = GetXLogInsertRecPtr();
-	for (int i = 0; i < n; i++)
-		mlc_copy_parse_guard(&copies[i], future);
-	look_for_types(suspects, copies, n);
+	read_again(suspects, copies, n);
 
 	MLC_FAULT("audit-before-rows");
 	PushActiveSnapshot(GetLatestSnapshot());

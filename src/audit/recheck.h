@@ -17,7 +17,7 @@
 
 typedef struct MlcSuspects MlcSuspects;
 
-/* In the current context. */
+/* In the current context.  A remote without a connection stands for L1. */
 extern MlcSuspects *mlc_recheck_begin(MlcAudit *audit, MlcRule *rule,
 									  MlcRows *rows, MlcRemote *remote);
 

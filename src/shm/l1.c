@@ -469,6 +469,77 @@ mlc_l1_get(const char *key, uint32 keylen, MlcL1Hit *hit)
 	return found;
 }
 
+bool
+mlc_l1_peek(const char *key, uint32 keylen, MlcL1Hit *hit)
+{
+	MlcRelayShared *relay;
+	uint16		db;
+	uint64		hash;
+	int			number;
+	MlcLine    *line;
+	bool		found;
+
+	if (!mlc_l1_is_open())
+		return false;
+	relay = mlc_segment_my_relay();
+	db = database_number(relay);
+	hash = hash_key(db, key, keylen);
+	number = partition_number(hash);
+	LWLockAcquire(partition_lock(number), LW_SHARED);
+	line = mlc_store_find(store_of(partition_at(number)), hash, db, key, keylen);
+	found = line && copy_line(store_of(partition_at(number)), line, db, keylen, hit);
+	LWLockRelease(partition_lock(number));
+	return found;
+}
+
+#define WALK_BUCKETS 1024		/* looked at while a lock is held */
+
+int
+mlc_l1_walk(MlcL1Cursor *cursor, int32 rule, MlcL1Copy *lines, int max)
+{
+	uint16		db;
+	MlcStore   *store;
+	LWLock	   *lock;
+	int			n = 0;
+
+	if (!mlc_l1_is_open() || cursor->partition >= l1->npartitions)
+		return -1;
+	db = database_number(mlc_segment_my_relay());
+	store = store_of(partition_at(cursor->partition));
+	lock = partition_lock(cursor->partition);
+	LWLockAcquire(lock, LW_SHARED);
+	for (int i = 0; i < WALK_BUCKETS && cursor->bucket < mlc_store_buckets(store); i++)
+	{
+		MlcLine    *line = NULL;
+		int			before = n;
+
+		while (n < max &&
+			   (line = mlc_store_next(store, cursor->bucket, line)) != NULL)
+		{
+			if (line->db != db || (rule != 0 && line->rule != rule) ||
+				!copy_line(store, line, db, line->keylen, &lines[n].hit))
+				continue;
+			lines[n].key = pnstrdup(MLC_LINE_KEY(line), line->keylen);
+			lines[n].keylen = line->keylen;
+			n++;
+		}
+		/* a bucket that does not fit comes next time, unless it never will */
+		if (n == max && before > 0)
+		{
+			n = before;
+			break;
+		}
+		cursor->bucket++;
+	}
+	if (cursor->bucket >= mlc_store_buckets(store))
+	{
+		cursor->bucket = 0;
+		cursor->partition++;
+	}
+	LWLockRelease(lock);
+	return n;
+}
+
 uint64
 mlc_l1_expect(const char *key, uint32 keylen)
 {

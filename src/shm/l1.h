@@ -108,6 +108,32 @@ extern void mlc_l1_writer_open(uint32 handle);
 extern bool mlc_l1_writer_close_all(void);	/* false: nothing to open */
 extern void mlc_l1_writer_open_all(void);
 
+/* ---- audits, of this database: they count as no use ---- */
+
+/* Where a walk over all lines stands; all zero at its start. */
+typedef struct MlcL1Cursor
+{
+	int			partition;
+	uint32		bucket;
+} MlcL1Cursor;
+
+typedef struct MlcL1Copy
+{
+	char	   *key;			/* in the current context, like the value */
+	uint32		keylen;
+	MlcL1Hit	hit;
+} MlcL1Copy;
+
+/* The key's line; false: none. */
+extern bool mlc_l1_peek(const char *key, uint32 keylen, MlcL1Hit *hit);
+
+/*
+ * A step of a walk: up to max lines, of one rule (0: of all), copied; -1 at the
+ * end.  Lines that come or go meanwhile may be met or not.
+ */
+extern int	mlc_l1_walk(MlcL1Cursor *cursor, int32 rule, MlcL1Copy *lines,
+						int max);
+
 /* ---- statistics, of the whole server ---- */
 
 extern void mlc_l1_stat(MlcL1Stat *stat);

@@ -110,6 +110,20 @@ mlc_store_find(MlcStore *store, uint64 hash, uint16 db, const char *key,
 	return NULL;
 }
 
+uint32
+mlc_store_buckets(const MlcStore *store)
+{
+	return store->bucket_mask + 1;
+}
+
+MlcLine *
+mlc_store_next(MlcStore *store, uint32 bucket, MlcLine *line)
+{
+	uint32		at = line ? line->next : *bucket_of(store, bucket);
+
+	return at == 0 ? NULL : LINE_AT(store, at);
+}
+
 void
 mlc_store_prefetch_bucket(MlcStore *store, uint64 hash)
 {

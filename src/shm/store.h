@@ -96,6 +96,13 @@ mlc_store_holds(const MlcStore *store, const char *bytes, uint32 len)
 	return at <= store->size && len <= store->size - at;
 }
 
+/*
+ * For a walk over all lines: how many buckets there are, and the line of a
+ * bucket after this one (NULL: its first).  Not beside a writer.
+ */
+extern uint32 mlc_store_buckets(const MlcStore *store);
+extern MlcLine *mlc_store_next(MlcStore *store, uint32 bucket, MlcLine *line);
+
 /* Starts to bring into the processor's cache what a search will read. */
 extern void mlc_store_prefetch_bucket(MlcStore *store, uint64 hash);
 extern void mlc_store_prefetch_line(MlcStore *store, uint64 hash);

@@ -243,6 +243,22 @@ is($redis->command('EXISTS', map { ("$_:9999", "$_:1003") } grep { $_ ne 'd' && 
 $t->wait_for('refreshed', sub { $redis->command('EXISTS', 'r:1001', 'r:1003', 'r:1007') == 3 });
 stop_load();
 
+# a stale line of L1, whether or not Redis has the key
+$t->wait_applied;				# changes of weak rules, too
+for my $table (qw(u i))
+{
+	$t->sql("SELECT mlcache.get('$table:1400')");
+	$t->set_fault('l1-close=skip');
+	$t->wait_for('the setting', sub { $t->sql('SHOW mlcache.fault_points') =~ /l1-close/ });
+	$t->sql("UPDATE $table SET v = v + 1 WHERE id = 1400");
+	$t->wait_applied;
+	$t->clear_fault;
+	is($t->sql("SELECT key, class, server FROM mlcache.audit('$table', repair => true)"), "$table:1400|stale|L1",
+		"a stale line of L1 is found ($table)");
+	$t->wait_applied;
+}
+is_deeply(audit(), {}, 'and repaired');
+
 # a relay that does not get on leaves differences unsettled, and says so
 $t->sql("SELECT mlcache.pause('redis')");
 $t->wait_state('paused');
