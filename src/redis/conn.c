@@ -370,7 +370,7 @@ look_awhile(MlcConn *conn)
 		}
 		INSTR_TIME_SET_CURRENT(now);
 		INSTR_TIME_SUBTRACT(now, start);
-	} while (INSTR_TIME_GET_MICROSEC(now) < Max(conn->patience, MLC_CONN_LOOK_STEP));
+	} while ((int64) INSTR_TIME_GET_MICROSEC(now) < Max(conn->patience, MLC_CONN_LOOK_STEP));
 	conn->patience /= 2;
 }
 
