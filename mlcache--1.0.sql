@@ -247,6 +247,15 @@ LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED;
 COMMENT ON FUNCTION mlcache.last_read()
 IS 'where this session''s last read came from: L1, L2 (Redis), load (the row, now cached) or row; and the version that a cached value is no older than';
 
+CREATE FUNCTION mlcache.fetch(key text, query text,
+	params text[] DEFAULT NULL, ttl interval DEFAULT NULL,
+	tags text[] DEFAULT NULL)
+RETURNS json
+AS 'MODULE_PATHNAME', 'mlc_sql_fetch'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION mlcache.fetch(text, text, text[], interval, text[])
+IS 'the result of a query as a JSON array of its rows, cached for this role until its ttl ends, the key or one of its tags is invalidated; params are the texts of $1, $2, ...';
+
 -- ---------------------------------------------------------------------
 -- Writing to the cache, as part of the transaction
 -- ---------------------------------------------------------------------

@@ -130,6 +130,15 @@ mlc_my_proc_number(void)
 #endif
 }
 
+/* PostgreSQL 16 keeps rights apart from the range table. */
+#if PG_VERSION_NUM >= 160000
+#define mlc_check_permissions(stmt) \
+	((void) ExecCheckPermissions((stmt)->rtable, (stmt)->permInfos, true))
+#else
+#define mlc_check_permissions(stmt) \
+	((void) ExecCheckRTPerms((stmt)->rtable, true))
+#endif
+
 /* PostgreSQL 17 has failover slots, and slots that are synchronized. */
 #if PG_VERSION_NUM >= 170000
 #define MLC_SLOT_CREATE(name, db_specific, persistency, two_phase, failover) \

@@ -430,6 +430,16 @@ pending(const char *key, uint32 keylen, text * *value)
 	return true;
 }
 
+/* For mlc_free_is_writing. */
+static bool
+is_writing(void)
+{
+	for (int i = 0; dirty && i < dirty->nrules; i++)
+		if (dirty->rules[i].id == MLC_RULE_FREE)
+			return true;
+	return false;
+}
+
 /* Is there a later event for the key of event i? */
 static bool
 is_superseded(DirtySet *set, int i)
@@ -768,6 +778,7 @@ void
 mlc_xact_init(void)
 {
 	mlc_free_pending = pending;
+	mlc_free_is_writing = is_writing;
 	RegisterXactCallback(xact_callback, NULL);
 	RegisterSubXactCallback(subxact_callback, NULL);
 }

@@ -24,6 +24,7 @@
 #define READER_ROLE "mlcache_reader"
 
 bool		(*mlc_free_pending) (const char *key, uint32 keylen, text * *value) = NULL;
+bool		(*mlc_free_is_writing) (void) = NULL;
 
 void
 mlc_free_index(StringInfo out, const char *ns, char kind, const char *text,

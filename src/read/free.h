@@ -41,6 +41,9 @@ extern bool mlc_free_is_readable(void);
  */
 extern bool (*mlc_free_pending) (const char *key, uint32 keylen, text * *value);
 
+/* Has this transaction called anything of capture/write?	The same. */
+extern bool (*mlc_free_is_writing) (void);
+
 /*
  * The server that reads of free keys ask; NULL: there is none, or it is a Redis
  * Cluster, which has none.

@@ -639,6 +639,13 @@ mlc_get_one(const char *key, uint32 keylen, MlcBound *bound)
 }
 
 void
+mlc_get_set_last(MlcSource source, MlcVersion lo)
+{
+	last_source = source;
+	last_lo = lo;
+}
+
+void
 mlc_get_last(MlcSource *source, MlcVersion *lo)
 {
 	*source = last_source;

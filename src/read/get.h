@@ -81,6 +81,9 @@ extern bool mlc_get_may_fill(void);
 extern text * mlc_get_one(const char *key, uint32 keylen,
 						  MlcBound *bound);
 
+/* Notes how a read of another kind went. */
+extern void mlc_get_set_last(MlcSource source, MlcVersion lo);
+
 /* How this session's last read went; of several the last one. */
 extern void mlc_get_last(MlcSource *source, MlcVersion *lo);
 

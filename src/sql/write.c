@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * sql/write.c
- *	  SQL: set, delete, invalidate, invalidate_tag, invalidate_pattern.
+ *	  SQL: what callers cache themselves, and remove: fetch, set, delete,
+ *	  invalidate, invalidate_tag, invalidate_pattern.
  *
  *-------------------------------------------------------------------------
  */
@@ -11,10 +12,13 @@
 #include "capture/write.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
+#include "read/fetch.h"
+#include "shm/segment.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
+PG_FUNCTION_INFO_V1(mlc_sql_fetch);
 PG_FUNCTION_INFO_V1(mlc_sql_set);
 PG_FUNCTION_INFO_V1(mlc_sql_delete);
 PG_FUNCTION_INFO_V1(mlc_sql_invalidate);
@@ -93,6 +97,42 @@ tags_arg(FunctionCallInfo fcinfo, int n, const char ***tags, uint32 **lens)
 		check_tag((*tags)[i], (*lens)[i]);
 	}
 	return count;
+}
+
+/* Texts of parameters; NULL means none. */
+static int
+params_arg(FunctionCallInfo fcinfo, int n, char ***params)
+{
+	Datum	   *elems;
+	bool	   *nulls;
+	int			count;
+
+	if (PG_ARGISNULL(n))
+		return 0;
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(n), TEXTOID, -1, false,
+					  TYPALIGN_INT, &elems, &nulls, &count);
+	*params = palloc(sizeof(char *) * Max(count, 1));
+	for (int i = 0; i < count; i++)
+		(*params)[i] = nulls[i] ? NULL : TextDatumGetCString(elems[i]);
+	return count;
+}
+
+/* mlcache.fetch(key, query, params, ttl, tags) */
+Datum
+mlc_sql_fetch(PG_FUNCTION_ARGS)
+{
+	text	   *key = text_arg(fcinfo, 0, "key");
+	MlcFetch	fetch;
+
+	mlc_segment_require();
+	memset(&fetch, 0, sizeof(fetch));
+	fetch.key = VARDATA_ANY(key);
+	fetch.keylen = VARSIZE_ANY_EXHDR(key);
+	fetch.query = text_to_cstring(text_arg(fcinfo, 1, "query"));
+	fetch.nparams = params_arg(fcinfo, 2, &fetch.params);
+	fetch.ttl = ttl_arg(fcinfo, 3);
+	fetch.ntags = tags_arg(fcinfo, 4, &fetch.tags, &fetch.lens);
+	PG_RETURN_TEXT_P(mlc_fetch(&fetch));
 }
 
 /* mlcache.set(key, value, ttl, tags) */
