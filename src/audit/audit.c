@@ -38,6 +38,8 @@
 
 #define SUSPECTS_MAX 256		/* settled together */
 #define ROWS_A_BATCH 500
+#define PAGE_MIN 8				/* names */
+#define PAGE_BYTES (4 * 1024 * 1024)	/* of entries, about as much at a time */
 
 typedef struct Walk
 {
@@ -51,6 +53,7 @@ typedef struct Walk
 	char	   *pattern;
 	int64		looked_at;		/* names, as far as progress is concerned */
 	int64		total;
+	int			page;			/* names a step of the scan looks at */
 } Walk;
 
 /* A page of the scan, whose copies are compared while the next one is read. */
@@ -230,10 +233,22 @@ finish_page(Walk *walk, Page *page)
 	MemoryContextSwitchTo(old);
 }
 
+/* Large entries come in small pages. */
 static void
-advance(Walk *walk)
+adapt(Walk *walk, const Page *page)
 {
-	int64		step = Min(MLC_REMOTE_PAGE, walk->total - walk->looked_at);
+	size_t		bytes = 0;
+
+	for (int i = 0; i < page->nguards; i++)
+		bytes += page->guards[i].entrylen;
+	walk->page = bytes > PAGE_BYTES ? Max(walk->page / 4, PAGE_MIN) :
+		Min(walk->page * 2, MLC_REMOTE_PAGE);
+}
+
+static void
+advance(Walk *walk, int names)
+{
+	int64		step = Min(names, walk->total - walk->looked_at);
 
 	if (step > 0)
 		mlc_progress_add(step);
@@ -249,6 +264,7 @@ walk_cached(Walk *walk)
 	MemoryContext old = CurrentMemoryContext;
 	MlcRemotePage names;
 	bool		more;
+	int			asked = walk->page;
 
 	/* a loader may read through mlcache itself, over the same connection */
 	bool		overlap = walk->rule->loader == NULL;
@@ -259,7 +275,7 @@ walk_cached(Walk *walk)
 												 "mlcache audit page",
 												 ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(page->context);
-	mlc_remote_ask_page(walk->remote, "0", walk->pattern, MLC_REMOTE_PAGE);
+	mlc_remote_ask_page(walk->remote, "0", walk->pattern, asked);
 	mlc_remote_page(walk->remote, &names);
 	do
 	{
@@ -273,7 +289,7 @@ walk_cached(Walk *walk)
 		mlc_remote_ask_guards(walk->remote, page->entries, page->nentries);
 		if (more)
 			mlc_remote_ask_page(walk->remote, names.cursor, walk->pattern,
-								MLC_REMOTE_PAGE);
+								walk->page);
 		mlc_remote_flush(walk->remote);
 
 		/* Redis works on this page while we compare the last one */
@@ -284,6 +300,7 @@ walk_cached(Walk *walk)
 		mlc_remote_copies(walk->remote, page->guards, page->nguards);
 		parse_guards(page->guards, page->nguards);
 		nguards = mlc_remote_guards(walk->remote, page->nentries);
+		adapt(walk, page);
 		if (more)
 		{
 			MemoryContextSwitchTo(last->context);
@@ -294,7 +311,8 @@ walk_cached(Walk *walk)
 		if (!overlap)
 			finish_page(walk, page);
 		settle(walk, false);
-		advance(walk);
+		advance(walk, asked);
+		asked = walk->page;
 
 		swap = last;
 		last = page;
@@ -371,23 +389,32 @@ static void
 begin_walk(Walk *walk, MlcAudit *audit, MlcRule *rule, MlcRemote *remote)
 {
 	MemoryContext context = CurrentMemoryContext;
-	ListCell   *lc;
 
 	memset(walk, 0, sizeof(*walk));
 	walk->audit = audit;
 	walk->rule = rule;
 	walk->remote = remote;
+	walk->page = MLC_REMOTE_PAGE / 4;
+	walk->rows = mlc_rows_open(rule);
+	MemoryContextSwitchTo(context);
+	walk->suspects = mlc_recheck_begin(audit, rule, walk->rows, remote);
+}
+
+static List *
+older_rules(MlcRule *rule)
+{
+	List	   *older = NIL;
+	ListCell   *lc;
+
 	foreach(lc, mlc_rule_all())
 	{
 		MlcRule    *other = lfirst(lc);
 
 		if (other->id < rule->id &&
 			mlc_key_overlap(other->template, rule->template))
-			walk->older = lappend(walk->older, other);
+			older = lappend(older, other);
 	}
-	walk->rows = mlc_rows_open(rule);
-	MemoryContextSwitchTo(context);
-	walk->suspects = mlc_recheck_begin(audit, rule, walk->rows, remote);
+	return older;
 }
 
 static void
@@ -404,6 +431,7 @@ audit_node(MlcAudit *audit, MlcRule *rule, MlcLink *server, MlcLink *link)
 	remote.compared = audit->compared;
 	begin_walk(&walk, audit, rule, &remote);
 	walk.server = server;
+	walk.older = older_rules(rule);
 	walk.pattern = make_pattern(rule);
 	walk.total = mlc_remote_size(&remote);
 	mlc_progress_begin("audit", rule->relid, walk.total);

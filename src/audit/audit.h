@@ -62,8 +62,8 @@ typedef struct MlcAudit
 extern void mlc_audit_rule(MlcAudit *audit, MlcRule *rule);
 
 /*
- * Audits what some names, of entries or guards on a server, stand for; names
- * that are not the rule's are left out.
+ * Audits what some names, of entries or guards on a server, stand for.  The
+ * rule is the one that loads their keys.
  */
 extern void mlc_audit_names(MlcAudit *audit, MlcRule *rule, MlcRemote *remote,
 							MlcReply **names, int n);

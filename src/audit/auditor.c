@@ -38,6 +38,7 @@
 #include "shm/consistency.h"
 #include "shm/segment.h"
 #include "storage/latch.h"
+#include "storage/lmgr.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -49,6 +50,7 @@
 #define LOGGED_MAX 10			/* findings a tick */
 #define PROBE_TIMEOUT 10000		/* ms */
 #define CURSOR_LEN 24
+#define LOCK_TIMEOUT_MS "100"
 
 static MlcWorkerKind kind = {
 	.name = "mlcache auditor",
@@ -209,6 +211,9 @@ compare_rule(void *arg)
 {
 	RuleStep   *step = arg;
 
+	/* whoever alters the table goes first */
+	if (!ConditionalLockRelationOid(step->rule->relid, AccessShareLock))
+		return;
 	mlc_audit_names(step->audit, step->rule, step->remote, step->names, step->n);
 }
 
@@ -292,6 +297,8 @@ compare_lines(void *arg)
 {
 	L1Step	   *step = arg;
 
+	if (!ConditionalLockRelationOid(step->rule->relid, AccessShareLock))
+		return;
 	mlc_audit_l1(step->audit, step->rule, step->lines, step->n);
 }
 
@@ -373,7 +380,7 @@ marker_name(void)
 
 /* A rule whose events reach all servers and wait for nothing, if there is one. */
 static MlcRule *
-probe_rule(void)
+choose_rule(void)
 {
 	MlcRule    *best = NULL;
 	ListCell   *lc;
@@ -389,6 +396,22 @@ probe_rule(void)
 			best = rule;
 	}
 	return best;
+}
+
+static MlcRule *
+probe_rule(void)
+{
+	static int32 chosen = 0;
+	static uint64 changes = 0;
+	MlcRule    *rule;
+
+	/* looking at the catalog first makes changes count */
+	if (OidIsValid(mlc_rule_relid()) && chosen != 0 && changes == mlc_rule_changes)
+		return mlc_rule_by_id(chosen);
+	changes = mlc_rule_changes;
+	rule = choose_rule();
+	chosen = rule ? rule->id : 0;
+	return rule;
 }
 
 static bool
@@ -484,6 +507,9 @@ mlc_auditor_main(Datum arg)
 	TimestampTz next = GetCurrentTimestamp();
 
 	relay = mlc_worker_begin(arg);
+
+	/* of partitions: not to be in anybody's way, nor in a deadlock */
+	SetConfigOption("lock_timeout", LOCK_TIMEOUT_MS, PGC_SUSET, PGC_S_OVERRIDE);
 	while (mlc_worker_is_wanted(&kind, relay))
 	{
 		CHECK_FOR_INTERRUPTS();
