@@ -424,7 +424,9 @@ open_walk(MlcRows *rows)
 	appendStringInfoString(&query, " FROM ");
 	mlc_load_table(rule, &query);
 	if (rule->filter)
-		appendStringInfo(&query, " WHERE (%s)", rule->filter);
+		appendStringInfo(&query, " WHERE (SELECT (%s\n) FROM (SELECT r.*) AS %s) IS TRUE",
+						 rule->filter,
+						 quote_identifier(get_rel_name(rule->relid)));
 	plan = SPI_prepare(query.data, 0, NULL);
 	if (plan == NULL)
 		ereport(ERROR,

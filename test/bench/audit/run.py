@@ -94,7 +94,7 @@ class Load:
 
 def prepare():
     sql("CREATE EXTENSION mlcache")
-    sql("CREATE SERVER redis FOREIGN DATA WRAPPER mlcache OPTIONS (url %s)",
+    sql("CREATE SERVER redis FOREIGN DATA WRAPPER mlcache OPTIONS (url %s, timeout '20000')",
         'unix://' + os.environ['MLC_REDIS_SOCKET'])
     sql("CREATE TABLE fence (n int)")
     for table, action in ACTIONS.items():
