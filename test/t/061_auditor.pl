@@ -71,6 +71,14 @@ my $checked = $consistency->('checked', '1 h');
 $t->wait_for('others compared', sub { $consistency->('checked', '1 h') > $checked + 300 });
 ok(1, 'a loader that fails stops nobody');
 
+# a table that is locked is left out, not waited for
+my $session = $t->node->background_psql('postgres');
+$session->query_safe('BEGIN; LOCK TABLE d');
+$checked = $consistency->('checked', '1 h');
+$t->wait_for('the other table compared', sub { $consistency->('checked', '1 h') > $checked + 500 });
+is($t->sql("SELECT count(*) FROM pg_locks WHERE NOT granted"), 0, 'the auditor waits for no lock');
+$session->quit;
+
 # Redis away and back
 my $pid = $t->sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'mlcache auditor'");
 $t->redis->kill9;
