@@ -22,7 +22,8 @@
  * WAL was written between the fills: the new snapshot then finds them equal.
  *
  * So the load does not matter: a key that changes all the time shows another
- * guard in step 5, and is asked again.
+ * guard in step 5, and is asked again, MAX_ROUNDS times at most; one that was
+ * another each time is being kept up to date.
  *
  * A loader may read other tables, or say something new each time: with one,
  * the row must be the same in steps 2 and 6.  An entry that is missing has no
@@ -430,8 +431,17 @@ settle_once(MlcSuspects *suspects)
 			else if (list[i].round < MAX_ROUNDS)
 				add(suspects, &copies[i], verdict, list[i].round + 1, list[i].since,
 					position);
-			else
+			else if (suspects->rule->loader || list[i].kept)
 				audit->unsettled++;
+			else
+			{
+				/*
+				 * set anew between any two looks: alive, if never caught
+				 * equal
+				 */
+				audit->explained++;
+				audit->counts[MLC_VERDICT_FRESH]++;
+			}
 		}
 	MemoryContextSwitchTo(suspects->owner);
 	MemoryContextDelete(round);

@@ -183,7 +183,7 @@ say_counts(Oid relid, const MlcAudit *audit)
 				(errcode(ERRCODE_WARNING),
 				 errmsg(INT64_FORMAT " keys differ and could not be judged",
 						audit->unsettled),
-				 errdetail("The relay had not applied what their rows show within %d ms.",
+				 errdetail("The relay had not applied what their rows show within %d ms, or a loader gives something else each time.",
 						   audit->timeout),
 				 errhint("See mlcache.stat_servers, then call the function again.")));
 }
