@@ -26,6 +26,7 @@
 #include "miscadmin.h"
 #include "model/rule.h"
 #include "redis/server.h"
+#include "shm/consistency.h"
 #include "shm/l1.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -415,6 +416,24 @@ check_rule(Check *check, MlcRule *rule)
 					 events), detach);
 }
 
+/* ---- audits ---- */
+
+/* health() tells of the last hour, an alert of the last minute. */
+static void
+check_consistency(Check *check)
+{
+	bool		alert = check->raised != NULL;
+	MlcCoherence seen;
+
+	mlc_consistency_read(alert ? MLC_LAST_MINUTE : MLC_LAST_HOUR, &seen);
+	if (seen.violations > 0)
+		add(check, MLC_FINDING_VIOLATIONS, "copies",
+			psprintf("Of %lld cached copies compared within the last %s, %lld were wrong. The server log names them where the auditor found them.",
+					 (long long) seen.checked, alert ? "minute" : "hour",
+					 (long long) seen.violations),
+			pstrdup("SELECT a.* FROM (SELECT DISTINCT relation FROM mlcache.rules) r, mlcache.audit(r.relation, repair => true) a;"));
+}
+
 /* ---- locks ---- */
 
 static void
@@ -462,6 +481,7 @@ mlc_health_check(MlcRelayShared *relay, MlcHistory *history,
 		check_all_redis(&check, looks);
 	if (history)
 		check_window(&check);
+	check_consistency(&check);
 	check_locks(&check);
 	list_sort(check.findings, worst_first);
 	return check.findings;

@@ -13,19 +13,14 @@
 #include "postgres.h"
 
 #include "audit/report.h"
-#include "catalog/namespace.h"
-#include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
-#include "nodes/value.h"
-#include "parser/parse_func.h"
 #include "utils/builtins.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
 #define MARK "@DATA@"			/* where the document goes */
 
-/* What is always there; each a column of the document's row. */
+/* Each column of the row is a part of the document. */
 static const char query[] =
 "SELECT row_to_json(d) FROM (SELECT"
 " current_database() AS database, now() AS at,"
@@ -42,31 +37,21 @@ static const char query[] =
 " (SELECT json_agg(r) FROM (SELECT s.*, r.consistency, r.action"
 "  FROM mlcache.stat_rules s JOIN mlcache.rules r USING (id)"
 "  ORDER BY s.hits_l1 + s.hits_l2 + s.misses DESC, s.id LIMIT 100) r) AS rules,"
-" (SELECT json_agg(l) FROM mlcache.stat_l1 l) AS l1";
+" (SELECT json_agg(l) FROM mlcache.stat_l1 l) AS l1,"
+" (SELECT json_agg(c) FROM mlcache.consistency c) AS consistency,"
+" (SELECT json_agg(k) FROM mlcache.hot_keys(20) k) AS hot_keys) d";
 
 /* The document; in the current context. */
 static char *
 document(void)
 {
 	MemoryContext context = CurrentMemoryContext;
-	StringInfoData sql;
-	Oid			int4 = INT4OID;
 	char	   *json;
 	char	   *copy;
 
-	initStringInfo(&sql);
-	appendStringInfoString(&sql, query);
-	if (OidIsValid(LookupFuncName(list_make2(makeString("mlcache"),
-											 makeString("hot_keys")),
-								  1, &int4, true)))
-		appendStringInfoString(&sql, ", (SELECT json_agg(k) FROM mlcache.hot_keys(20) k) AS hot_keys");
-	if (OidIsValid(get_relname_relid("consistency",
-									 get_namespace_oid("mlcache", false))))
-		appendStringInfoString(&sql, ", (SELECT json_agg(c) FROM mlcache.consistency c) AS consistency");
-	appendStringInfoString(&sql, ") d");
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "could not connect to SPI");
-	if (SPI_execute(sql.data, true, 1) != SPI_OK_SELECT || SPI_processed != 1)
+	if (SPI_execute(query, true, 1) != SPI_OK_SELECT || SPI_processed != 1)
 		elog(ERROR, "could not gather the report");
 	json = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
 	copy = MemoryContextStrdup(context, json);

@@ -157,6 +157,18 @@ $holder->quit;
 gone('locks lost: locks');
 $t->wait_armed;
 
+# ---- audits ----
+$t->sql("SELECT mlcache.get('p:1')");
+$t->redis->command('SET', 'p:1', '{"id":1,"name":"wrong"}', 'KEEPTTL');
+is($t->sql("SELECT key, class FROM mlcache.audit('p')"), 'p:1|stale', 'a copy is wrong');
+follow(found('violations: copies', 'critical', qr/^Of \d+ cached copies compared within the last hour, 1 were wrong\./,
+	qr/^SELECT a\.\* FROM .*audit\(r\.relation, repair => true\) a;$/));
+$t->sql('SELECT mlcache.wait_applied(mlcache.last_commit_version())');
+is($t->sql("SELECT count(*) FROM mlcache.audit('p')"), '0', '...and is no more');
+$t->sql('SELECT mlcache.reset_stats()');
+gone('violations: copies');
+is($t->count_log(qr/mlcache alert: \{"alert":"violations","state":"begin"/), 1, '...of which there was one alert');
+
 # ---- rules and L1 ----
 $t->sql(<<'SQL');
 CREATE TABLE cold (id int PRIMARY KEY);

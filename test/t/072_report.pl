@@ -30,6 +30,9 @@ $t->sql("UPDATE p SET name = 'y' WHERE id <= 10");
 $t->wait_for('a history', sub {
 	$t->sql('SELECT count(*) > 70 AND count(apply_p99) > 0 AND sum(hits) >= 1900 FROM mlcache.stat_history') eq 't';
 });
+$t->redis->command('SET', 'p:50', 'wrong', 'KEEPTTL');
+is($t->sql("SELECT class FROM mlcache.audit('p')"), 'corrupt', 'a copy is wrong');
+$t->wait_for('it in the history', sub { $t->sql('SELECT sum(violations) > 0 FROM mlcache.stat_history') eq 't' });
 $t->redis->kill9;
 $t->wait_for('a server that is down', sub {
 	$t->sql('SELECT max(down) = 1 FROM mlcache.stat_history WHERE at > (SELECT max(at) FROM mlcache.stat_history) - interval \'1 s\'') eq 't'
@@ -132,7 +135,7 @@ SKIP:
 	is($points{p99}, scalar(grep { defined $_->[6] } @seconds), '...of convergence');
 	cmp_ok($points{p99}, '>', 0, '...of which there are some');
 	is($points{'hit ratio'}, scalar(grep { $_->[7] + $_->[8] > 0 } @seconds), '...of the hit ratio');
-	is($points{violations}, 0, '...of violations none, since nothing was compared');
+	is($points{violations}, 1, '...of violations one, since there was one audit');
 	unlike($dom, qr/ d="[^"]*(NaN|Infinity|undefined)/, 'all of them numbers');
 	my @bands = $dom =~ /<rect /g;
 	my $down = grep { $_->[13] > 0 } @seconds[1 .. $#seconds];
@@ -150,6 +153,8 @@ SKIP:
 		like($dom, qr/<td class="">$row<\/td><td class="n">\d/, "the latency of $row");
 	}
 	like($dom, qr/<td class=""><code>p:\{id\}<\/code><\/td><td class="">strong<\/td>/, 'the rule');
+	like($dom, qr/<td class="">an hour<\/td><td class="n">90<\/td><td class="n">1<\/td>/, 'what the audit found');
+	like($dom, qr/<td class=""><code>p:\d+<\/code><\/td><td class="n">\d+<\/td>/, 'hot keys');
 	like($dom, qr/&lt;\/script&gt;&lt;script&gt;/, 'a name that is a script is a name');
 	cmp_ok($body{texts}, '>', 100, 'there is a lot to read');
 	cmp_ok($body{contrast}, '>=', 4.5, '...and it can be read');

@@ -34,6 +34,8 @@ SQL
 	$t->sql("SELECT count(mlcache.get('p:' || g)) FROM generate_series(1, 100) g, generate_series(1, 3)");
 	$t->sql("UPDATE p SET name = 'y' WHERE id <= 7");
 	$t->sql('SELECT mlcache.wait_applied(mlcache.last_commit_version())');
+	$t->redis->command('SET', 'p:50', 'wrong', 'KEEPTTL');
+	is($t->sql("SELECT class FROM mlcache.audit('p')"), 'corrupt', 'a copy is wrong');
 	$t->redis->command('CONFIG', 'SET', 'maxmemory-policy', 'allkeys-lru');
 	$t->wait_for('a history', sub { $t->sql('SELECT count(*) > 3 FROM mlcache.stat_history') eq 't' });
 
@@ -86,6 +88,8 @@ SQL
 	cmp_ok(abs($value->('mlcache_operation_p99_seconds', operation => 'get load') - $p99), '<', 1e-9,
 		'...and its percentile, in seconds');
 	is($value->('mlcache_l1_lines'), 93, 'L1 has its lines');
+	is($value->('mlcache_consistency_checked', window_seconds => 3600), 93, 'the audit has its copies');
+	is($value->('mlcache_consistency_violations', window_seconds => 3600), 1, '...and its violation');
 	is($value->('mlcache_last_servers_down'), 0, 'the monitor sees no server down');
 	is($value->('mlcache_health_found', finding => 'unsafe eviction policy', subject => 'redis', severity => 'critical'),
 		1, 'what health() finds is there');
