@@ -407,7 +407,11 @@ mlc_link_open(MlcLink *link)
 	int64		took;
 
 	if (likely(mlc_conn_is_open(link->conn)))
-		return true;
+	{
+		if (likely(mlc_conn_is_current(link->conn)))
+			return true;
+		mlc_conn_close(link->conn);
+	}
 	if (mlc_link_is_whole(link))
 		return false;			/* nobody told us the master */
 	start = GetCurrentTimestamp();

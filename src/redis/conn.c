@@ -42,6 +42,7 @@
 #include <sys/socket.h>
 
 #include "base/compat.h"
+#include "base/fault.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "portability/instr_time.h"
@@ -51,6 +52,7 @@
 #include "utils/memutils.h"
 
 #include "redis/reply.h"
+#include "redis/sentinel.h"
 #include "redis/tls.h"
 
 /* What hiredis reads at once: fewer bytes mean that there were no more. */
@@ -69,6 +71,9 @@
 /* Replies that are slept for before it is tried again. */
 #define MLC_CONN_LOOK_RETRY 256
 
+/* How long to wait for a sentinel before its timeouts are looked at, in ms. */
+#define SEARCH_STEP 50
+
 /* An output buffer larger than this is not kept once it is empty. */
 #define MLC_CONN_KEEP_SIZE (1024 * 1024)
 
@@ -76,6 +81,7 @@
 typedef enum Phase
 {
 	PHASE_CLOSED,
+	PHASE_SEARCH,				/* Sentinel is asked where the master is */
 	PHASE_CONNECT,
 	PHASE_TLS,
 	PHASE_LOGIN,
@@ -88,6 +94,7 @@ typedef enum Login
 	LOGIN_AUTH,
 	LOGIN_SELECT,
 	LOGIN_PING,
+	LOGIN_ROLE,					/* with Sentinel only */
 	LOGIN_DONE
 } Login;
 
@@ -115,6 +122,9 @@ struct MlcConn
 	Latch	   *waits_latch;
 	int			patience;		/* us that look_awhile() looks */
 	int			impatient;		/* how often it has not looked */
+	MlcSearch  *search;			/* for the master; NULL but in its phase */
+	pg_atomic_uint64 *epoch_now;	/* Sentinel's, in shared memory; or NULL */
+	uint64		epoch;			/* of the master that this one was made to */
 	int			sqlstate;		/* of error */
 	char		error[256];
 	char		where[128];		/* for messages: host:port or path */
@@ -172,7 +182,10 @@ mlc_conn_close(MlcConn *conn)
 		redisFree(conn->redis);
 		ReleaseExternalFD();
 	}
+	if (conn->search != NULL)
+		mlc_sentinel_end(conn->search);
 	conn->redis = NULL;
+	conn->search = NULL;
 	conn->tls = NULL;
 	conn->phase = PHASE_CLOSED;
 	conn->awaits = 0;
@@ -394,6 +407,18 @@ reply_complete(MlcConn *conn)
 	return false;
 }
 
+/* A master that has become a replica is not written to again. */
+static void
+look_for_demotion(MlcConn *conn, const MlcReply *reply)
+{
+	if (reply->type != MLC_REPLY_ERROR ||
+		strncmp(reply->str, "READONLY ", 9) != 0)
+		return;
+	set_error(conn, ERRCODE_CONNECTION_FAILURE,
+			  "Redis at %s is not the master any more", conn->where);
+	conn->dead = true;
+}
+
 /* Takes the complete reply out of the buffer.  NULL: closed. */
 static MlcReply *
 take_reply(MlcConn *conn)
@@ -409,6 +434,8 @@ take_reply(MlcConn *conn)
 	}
 	mlc_reply_scan_begin(&conn->scan);
 	conn->pending--;
+	if (conn->options.sentinel)
+		look_for_demotion(conn, reply);
 	return reply;
 }
 
@@ -596,10 +623,35 @@ begin_login(MlcConn *conn)
 	}
 	argv[0] = "PING";
 	mlc_conn_append(conn, 1, argv, NULL);
+	if (options->sentinel != NULL)
+	{
+		argv[0] = "ROLE";
+		mlc_conn_append(conn, 1, argv, NULL);
+	}
 
 	conn->login = options->password != NULL ? LOGIN_AUTH :
 		options->database != 0 ? LOGIN_SELECT : LOGIN_PING;
 	return begin_phase(conn, PHASE_LOGIN, WL_SOCKET_READABLE);
+}
+
+/* Sentinel may be behind: the server itself must say that it is a master. */
+static bool
+accept_role(MlcConn *conn, const MlcReply *reply)
+{
+	if (reply->type == MLC_REPLY_ARRAY && reply->nelements > 0 &&
+		reply->elements[0]->str &&
+		strcmp(reply->elements[0]->str, "master") == 0)
+		return true;
+	if (MLC_FAULT_SKIP("conn-role"))
+		return true;
+	if (reply->type == MLC_REPLY_ERROR)
+		set_error(conn, ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION,
+				  "Redis at %s does not say whether it is the master: %s",
+				  conn->where, reply->str);
+	else
+		set_error(conn, ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION,
+				  "Redis at %s is not the master", conn->where);
+	return false;
 }
 
 /* Is the answer to a part of the login good? */
@@ -632,11 +684,15 @@ accept_login(MlcConn *conn, const MlcReply *reply)
 			conn->login = LOGIN_PING;
 			return true;
 
+		case LOGIN_ROLE:
+			conn->login = LOGIN_DONE;
+			return accept_role(conn, reply);
+
 		case LOGIN_PING:
 		case LOGIN_DONE:
 			break;
 	}
-	conn->login = LOGIN_DONE;
+	conn->login = conn->options.sentinel != NULL ? LOGIN_ROLE : LOGIN_DONE;
 	if (reply->type != MLC_REPLY_ERROR)
 		return true;
 	error_code(reply, code, sizeof(code));
@@ -664,10 +720,52 @@ begin_tls(MlcConn *conn)
 	return false;
 }
 
+static void
+set_where(MlcConn *conn)
+{
+	const MlcRedisOptions *options = &conn->options;
+
+	if (options->path != NULL)
+		snprintf(conn->where, sizeof(conn->where), "%s", options->path);
+	else
+		snprintf(conn->where, sizeof(conn->where),
+				 strchr(options->host, ':') ? "[%s]:%d" : "%s:%d",
+				 options->host, options->port);
+}
+
 /*
  * The phases.  Each goes as far as it can without waiting, and begins the next
  * one when it is over.  False: failed.
  */
+static bool
+go_on_searching(MlcConn *conn)
+{
+	MlcMaster	master;
+
+	switch (mlc_sentinel_go_on(conn->search, &master))
+	{
+		case MLC_CONN_OPENING:
+			conn->awaits = mlc_sentinel_awaits(conn->search);
+			return true;
+		case MLC_CONN_FAILED:
+			set_error(conn, ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION,
+					  "no sentinel tells where \"%s\" is: %s",
+					  conn->options.sentinel, mlc_sentinel_error(conn->search));
+			return false;
+		case MLC_CONN_OPENED:
+			break;
+	}
+	conn->epoch = master.epoch;
+	conn->options.port = master.port;
+	pfree(conn->options.host);
+	conn->options.host = MemoryContextStrdup(conn->context, master.host);
+	set_where(conn);
+	mlc_sentinel_end(conn->search);
+	conn->search = NULL;
+	return start_connecting(conn) &&
+		begin_phase(conn, PHASE_CONNECT, WL_SOCKET_WRITEABLE);
+}
+
 static bool
 go_on_connecting(MlcConn *conn)
 {
@@ -737,7 +835,9 @@ go_on_opening(MlcConn *conn)
 		bool		good = true;
 
 		before = conn->phase;
-		if (before == PHASE_CONNECT)
+		if (before == PHASE_SEARCH)
+			good = go_on_searching(conn);
+		else if (before == PHASE_CONNECT)
 			good = go_on_connecting(conn);
 		else if (before == PHASE_TLS)
 			good = go_on_shaking_hands(conn);
@@ -747,7 +847,8 @@ go_on_opening(MlcConn *conn)
 			return false;
 	} while (conn->phase != before);
 
-	if (conn->phase == PHASE_OPEN ||
+	/* a search looks after its time itself */
+	if (conn->phase == PHASE_OPEN || conn->phase == PHASE_SEARCH ||
 		elapsed_ms(conn->since) < phase_timeout(conn))
 		return true;
 	if (conn->phase == PHASE_LOGIN)
@@ -763,6 +864,27 @@ go_on_opening(MlcConn *conn)
 	return false;
 }
 
+static void
+copy_sentinels(MlcConn *conn, const MlcRedisOptions *options)
+{
+	MlcRedisOptions *copy = &conn->options;
+	MemoryContext old = MemoryContextSwitchTo(conn->context);
+
+	copy->sentinel = pstrdup(options->sentinel);
+	copy->sentinels = palloc(options->nsentinels * sizeof(MlcSeed));
+	for (int i = 0; i < options->nsentinels; i++)
+	{
+		copy->sentinels[i].host = pstrdup(options->sentinels[i].host);
+		copy->sentinels[i].port = options->sentinels[i].port;
+	}
+	if (options->sentinel_username)
+		copy->sentinel_username = pstrdup(options->sentinel_username);
+	if (options->sentinel_password)
+		copy->sentinel_password = pstrdup(options->sentinel_password);
+	MemoryContextSwitchTo(old);
+	conn->epoch_now = mlc_sentinel_epoch(copy);
+}
+
 MlcConn *
 mlc_conn_create(MemoryContext context, const MlcRedisOptions *options)
 {
@@ -774,6 +896,8 @@ mlc_conn_create(MemoryContext context, const MlcRedisOptions *options)
 	*copy = *options;
 	copy->nseeds = 0;
 	copy->seeds = NULL;
+	if (options->sentinel != NULL)
+		copy_sentinels(conn, options);
 	if (options->host != NULL)
 		copy->host = MemoryContextStrdup(context, options->host);
 	if (options->path != NULL)
@@ -790,15 +914,7 @@ mlc_conn_create(MemoryContext context, const MlcRedisOptions *options)
 		copy->key_file = MemoryContextStrdup(context, options->key_file);
 	if (options->server_name != NULL)
 		copy->server_name = MemoryContextStrdup(context, options->server_name);
-	if (options->path != NULL)
-		snprintf(conn->where, sizeof(conn->where), "%s", options->path);
-	else if (strchr(options->host, ':') != NULL)
-		snprintf(conn->where, sizeof(conn->where), "[%s]:%d", options->host,
-				 options->port);
-	else
-		snprintf(conn->where, sizeof(conn->where), "%s:%d", options->host,
-				 options->port);
-
+	set_where(conn);
 	mlc_reply_scan_begin(&conn->scan);
 	conn->on_reset.func = close_on_reset;
 	conn->on_reset.arg = conn;
@@ -815,8 +931,30 @@ begin_opening(MlcConn *conn)
 	mlc_conn_close(conn);
 	conn->error[0] = '\0';
 	conn->sqlstate = 0;
+	if (conn->options.sentinel != NULL)
+	{
+		conn->search = mlc_sentinel_begin(&conn->options);
+		return begin_phase(conn, PHASE_SEARCH, 0);
+	}
 	return start_connecting(conn) &&
 		begin_phase(conn, PHASE_CONNECT, WL_SOCKET_WRITEABLE);
+}
+
+/* Waits for what it awaits; when the time is up, what goes on says so. */
+static void
+wait_opening(MlcConn *conn)
+{
+	MlcConn    *sentinel = conn->search ? mlc_sentinel_conn(conn->search) : NULL;
+
+	if (sentinel)
+	{
+		instr_time	now;
+
+		INSTR_TIME_SET_CURRENT(now);
+		(void) wait_io(sentinel, conn->awaits, now, SEARCH_STEP);
+	}
+	else
+		(void) wait_io(conn, conn->awaits, conn->since, phase_timeout(conn));
 }
 
 bool
@@ -836,8 +974,7 @@ mlc_conn_open(MlcConn *conn)
 		ok = begin_opening(conn) && go_on_opening(conn);
 		while (ok && conn->phase != PHASE_OPEN)
 		{
-			/* when the time is up, what goes on says so */
-			(void) wait_io(conn, conn->awaits, conn->since, phase_timeout(conn));
+			wait_opening(conn);
 			ok = go_on_opening(conn);
 		}
 	}
@@ -888,6 +1025,14 @@ mlc_conn_is_open(MlcConn *conn)
 	return conn->phase == PHASE_OPEN && !conn->dead;
 }
 
+bool
+mlc_conn_is_current(MlcConn *conn)
+{
+	return conn->epoch_now == NULL ||
+		pg_atomic_read_u64(conn->epoch_now) == conn->epoch ||
+		MLC_FAULT_SKIP("conn-current");
+}
+
 const char *
 mlc_conn_error(MlcConn *conn)
 {
@@ -909,6 +1054,8 @@ mlc_conn_host(MlcConn *conn)
 pgsocket
 mlc_conn_socket(MlcConn *conn)
 {
+	if (conn->search)
+		return mlc_conn_socket(mlc_sentinel_conn(conn->search));
 	return conn->redis != NULL ? conn->redis->fd : PGINVALID_SOCKET;
 }
 
@@ -927,7 +1074,10 @@ mlc_conn_check_closed(MlcConn *conn)
 		rc = recv(conn->redis->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
 	} while (rc < 0 && errno == EINTR);
 
-	if (rc == 0)
+	if (!mlc_conn_is_current(conn))
+		set_error(conn, ERRCODE_CONNECTION_FAILURE,
+				  "Redis at %s is not the master any more", conn->where);
+	else if (rc == 0)
 		set_error(conn, ERRCODE_CONNECTION_FAILURE,
 				  "could not read from Redis at %s: server closed the connection",
 				  conn->where);

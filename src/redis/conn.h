@@ -18,7 +18,7 @@
 #include "postgres.h"
 #include "utils/timestamp.h"
 
-/* A node by which a cluster can be found. */
+/* A node by which a cluster can be found, or a sentinel. */
 typedef struct MlcSeed
 {
 	char	   *host;
@@ -43,6 +43,11 @@ typedef struct MlcRedisOptions
 	int			timeout;		/* ms, for one reply to arrive */
 	int			nseeds;			/* of a Redis Cluster; 0: it is none */
 	MlcSeed    *seeds;
+	char	   *sentinel;		/* what Sentinel calls the master; NULL: none */
+	int			nsentinels;		/* who knows where it is */
+	MlcSeed    *sentinels;
+	char	   *sentinel_username;	/* to log in there; NULL: default user */
+	char	   *sentinel_password;	/* NULL: no AUTH */
 } MlcRedisOptions;
 
 typedef enum MlcReplyType
@@ -82,11 +87,21 @@ extern const char *mlc_conn_parse_url(const char *url, MlcRedisOptions *options)
  */
 extern const char *mlc_conn_parse_seeds(const char *url, MlcRedisOptions *options);
 
+/*
+ * The same for Sentinel: redis://host[:port][,host[:port]...][/db], port 26379
+ * by default; fills sentinels and database.
+ */
+extern const char *mlc_conn_parse_sentinels(const char *url,
+											MlcRedisOptions *options);
+
 /* Creates a closed connection; options are copied.  Freed with context. */
 extern MlcConn *mlc_conn_create(MemoryContext context,
 								const MlcRedisOptions *options);
 
-/* Connects, authenticates, selects.  False on failure.  Already open: true. */
+/*
+ * Connects, authenticates, selects.  False on failure.  Already open: true.
+ * With Sentinel it asks first who is the master, and whether that one agrees.
+ */
 extern bool mlc_conn_open(MlcConn *conn);
 
 /*
@@ -108,6 +123,9 @@ extern uint32 mlc_conn_awaits(MlcConn *conn);
 extern void mlc_conn_close(MlcConn *conn);
 extern bool mlc_conn_is_open(MlcConn *conn);
 
+/* False: Sentinel has replaced the master that it is connected to. */
+extern bool mlc_conn_is_current(MlcConn *conn);
+
 /*
  * The last error, without secrets; "" if none.  It is the first one since the
  * connection was opened: the cause, not what followed from it.
@@ -127,7 +145,7 @@ extern const char *mlc_conn_host(MlcConn *conn);
 extern pgsocket mlc_conn_socket(MlcConn *conn);
 
 /*
- * The peer has closed, or sent what nobody asked for?  Never waits; true
+ * The peer has closed, sent what nobody asked for, or been replaced?  Never waits; true
  * means the connection has been closed here, too.  For idle connections.
  */
 extern bool mlc_conn_check_closed(MlcConn *conn);

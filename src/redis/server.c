@@ -45,11 +45,14 @@ static const Option known[] = {
 	{"namespace", ForeignServerRelationId, false, 0, 0},
 	{"stream", ForeignServerRelationId, true, 0, PG_INT32_MAX},
 	{"cluster", ForeignServerRelationId, false, 0, 0},
+	{"sentinel", ForeignServerRelationId, false, 0, 0},
 	{"tls_ca_file", ForeignServerRelationId, false, 0, 0},
 	{"tls_server_name", ForeignServerRelationId, false, 0, 0},
 	{"tls_verify", ForeignServerRelationId, false, 0, 0},
 	{"username", UserMappingRelationId, false, 0, 0},
 	{"password", UserMappingRelationId, false, 0, 0},
+	{"sentinel_username", UserMappingRelationId, false, 0, 0},
+	{"sentinel_password", UserMappingRelationId, false, 0, 0},
 	{"tls_cert_file", UserMappingRelationId, false, 0, 0},
 	{"tls_key_file", UserMappingRelationId, false, 0, 0},
 };
@@ -91,18 +94,36 @@ is_cluster(List *options)
 	return false;
 }
 
-static const char *
-parse_place(const char *url, bool cluster, MlcRedisOptions *options)
+/* Does the option say that Sentinel is to be asked? */
+static bool
+has_sentinel(List *options)
 {
+	ListCell   *lc;
+
+	foreach(lc, options)
+		if (strcmp(((DefElem *) lfirst(lc))->defname, "sentinel") == 0)
+		return true;
+	return false;
+}
+
+/* What the url means depends on other options of the server. */
+static const char *
+parse_place(const char *url, List *others, MlcRedisOptions *options)
+{
+	bool		cluster = is_cluster(others);
+
+	if (has_sentinel(others))
+		return cluster ? "A cluster has no sentinels: drop one of the two options." :
+			mlc_conn_parse_sentinels(url, options);
 	return cluster ? mlc_conn_parse_seeds(url, options) :
 		mlc_conn_parse_url(url, options);
 }
 
 static void
-validate_url(const char *url, bool cluster)
+validate_url(const char *url, List *others)
 {
 	MlcRedisOptions options;
-	const char *wrong = parse_place(url, cluster, &options);
+	const char *wrong = parse_place(url, others, &options);
 
 	/* the text is not shown: a password may have been put into it */
 	if (wrong)
@@ -180,7 +201,7 @@ mlc_server_validate(List *options, Oid catalog)
 			(void) parse_number(option, defGetString(def));
 		else if (strcmp(option->name, "url") == 0)
 		{
-			validate_url(defGetString(def), is_cluster(options));
+			validate_url(defGetString(def), options);
 			have_url = true;
 			have_tls = strncmp(defGetString(def), "rediss", 6) == 0;
 		}
@@ -277,8 +298,7 @@ mlc_server_load(Oid serverid)
 
 		if (strcmp(def->defname, "url") == 0)
 		{
-			const char *wrong = parse_place(value,
-											is_cluster(foreign->options),
+			const char *wrong = parse_place(value, foreign->options,
 											&server->options);
 
 			if (wrong)
@@ -302,6 +322,8 @@ mlc_server_load(Oid serverid)
 			server->ns = value;
 		else if (strcmp(def->defname, "stream") == 0)
 			server->stream = atoi(value);
+		else if (strcmp(def->defname, "sentinel") == 0)
+			server->options.sentinel = value;
 		else if (strcmp(def->defname, "tls_ca_file") == 0)
 			server->options.ca_file = value;
 		else if (strcmp(def->defname, "tls_server_name") == 0)
@@ -318,6 +340,10 @@ mlc_server_load(Oid serverid)
 			server->options.username = value;
 		else if (strcmp(def->defname, "password") == 0)
 			server->options.password = value;
+		else if (strcmp(def->defname, "sentinel_username") == 0)
+			server->options.sentinel_username = value;
+		else if (strcmp(def->defname, "sentinel_password") == 0)
+			server->options.sentinel_password = value;
 		else if (strcmp(def->defname, "tls_cert_file") == 0)
 			server->options.cert_file = value;
 		else if (strcmp(def->defname, "tls_key_file") == 0)

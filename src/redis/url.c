@@ -20,6 +20,7 @@
 #include "redis/tls.h"
 
 #define MLC_CONN_DEFAULT_PORT 6379
+#define MLC_CONN_SENTINEL_PORT 26379
 #define MLC_CONN_DEFAULT_CONNECT_TIMEOUT 1000	/* ms */
 #define MLC_CONN_DEFAULT_TIMEOUT 1000	/* ms */
 
@@ -141,11 +142,11 @@ parse_tcp(const char *rest, MlcRedisOptions *options)
 	return NULL;
 }
 
-const char *
-mlc_conn_parse_url(const char *url, MlcRedisOptions *options)
+static const char *
+parse_url(const char *url, int default_port, MlcRedisOptions *options)
 {
 	memset(options, 0, sizeof(*options));
-	options->port = MLC_CONN_DEFAULT_PORT;
+	options->port = default_port;
 	options->connect_timeout = MLC_CONN_DEFAULT_CONNECT_TIMEOUT;
 	options->timeout = MLC_CONN_DEFAULT_TIMEOUT;
 
@@ -164,7 +165,18 @@ mlc_conn_parse_url(const char *url, MlcRedisOptions *options)
 }
 
 const char *
-mlc_conn_parse_seeds(const char *url, MlcRedisOptions *options)
+mlc_conn_parse_url(const char *url, MlcRedisOptions *options)
+{
+	return parse_url(url, MLC_CONN_DEFAULT_PORT, options);
+}
+
+/*
+ * The places of a list behind one scheme.  A database may follow the last one
+ * only.  host and port become those of the first.
+ */
+static const char *
+parse_list(const char *url, int default_port, MlcRedisOptions *options,
+		   MlcSeed **places, int *nplaces)
 {
 	const char *colon = strstr(url, "://");
 	char	   *scheme = colon ? pnstrdup(url, colon + 3 - url) : NULL;
@@ -180,20 +192,51 @@ mlc_conn_parse_seeds(const char *url, MlcRedisOptions *options)
 
 		if (n > 0)
 			one = psprintf("%s%s", scheme, one);
-		wrong = mlc_conn_parse_url(one, options);
+		wrong = parse_url(one, default_port, options);
 		if (wrong)
 			return wrong;
 		if (options->path)
-			return "The nodes of a cluster find each other over TCP: name one as redis://host:port.";
-		if (options->database != 0)
-			return "A cluster has only database 0.";
+			return "A list of hosts is for TCP: name them as redis://host:port,host:port.";
+		if (options->database != 0 && end)
+			return "The number of a database comes after the last host.";
 		seeds[n].host = options->host;
 		seeds[n++].port = options->port;
 		at = end ? end + 1 : NULL;
 	} while (at);
-	options->nseeds = n;
-	options->seeds = seeds;
+	*places = seeds;
+	*nplaces = n;
 	options->host = seeds[0].host;
 	options->port = seeds[0].port;
+	return NULL;
+}
+
+const char *
+mlc_conn_parse_seeds(const char *url, MlcRedisOptions *options)
+{
+	MlcSeed    *seeds;
+	int			n;
+	const char *wrong = parse_list(url, MLC_CONN_DEFAULT_PORT, options, &seeds, &n);
+
+	if (wrong)
+		return wrong;
+	if (options->database != 0)
+		return "A cluster has only database 0.";
+	options->nseeds = n;
+	options->seeds = seeds;
+	return NULL;
+}
+
+const char *
+mlc_conn_parse_sentinels(const char *url, MlcRedisOptions *options)
+{
+	MlcSeed    *sentinels;
+	int			n;
+	const char *wrong = parse_list(url, MLC_CONN_SENTINEL_PORT, options,
+								   &sentinels, &n);
+
+	if (wrong)
+		return wrong;
+	options->nsentinels = n;
+	options->sentinels = sentinels;
 	return NULL;
 }

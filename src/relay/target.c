@@ -412,9 +412,11 @@ mlc_target_open(MlcTarget *target)
 
 	if (opening == MLC_CONN_FAILED)
 		mlc_target_fail(target, mlc_conn_error(target->conn));
-	else if (target->awaits != mlc_conn_awaits(target->conn))
+	else if (target->awaits != mlc_conn_awaits(target->conn) ||
+			 target->awaits_socket != mlc_conn_socket(target->conn))
 	{
 		target->awaits = mlc_conn_awaits(target->conn);
+		target->awaits_socket = mlc_conn_socket(target->conn);
 		mlc_target_openings++;
 	}
 	return opening == MLC_CONN_OPENED;

@@ -84,6 +84,7 @@ typedef struct MlcTarget
 	TimestampTz retry_at;
 	int			backoff;		/* ms */
 	uint32		awaits;			/* what opening waits for; 0: not opening */
+	pgsocket	awaits_socket;	/* on this one */
 	TimestampTz oom_until;		/* Redis was full: no values until then */
 
 	/* what the server knows; valid while state is CATCHUP or ARMED */

@@ -49,6 +49,11 @@ startup(void)
 		mlc_shared->lock = &GetNamedLWLockTranche(MLC_TRANCHE)->lock;
 		pg_atomic_init_u32(&mlc_shared->nrelays, 0);
 		pg_atomic_init_u32(&mlc_shared->nrule_stats, 0);
+		for (int i = 0; i < MLC_MAX_SENTINELS; i++)
+		{
+			pg_atomic_init_u64(&mlc_shared->sentinels[i].name, 0);
+			pg_atomic_init_u64(&mlc_shared->sentinels[i].epoch, 0);
+		}
 		for (int i = 0; i < MLC_MAX_RELAYS; i++)
 		{
 			MlcRelayShared *relay = &mlc_shared->relays[i];

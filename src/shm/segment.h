@@ -128,6 +128,14 @@ typedef struct MlcRuleStat
 	pg_atomic_uint64 counters[MLC_RULE_COUNTERS];	/* readers; shm/stats.h */
 } MlcRuleStat;
 
+/* Which failover made the master that Sentinel names; see redis/sentinel.c. */
+#define MLC_MAX_SENTINELS 64
+typedef struct MlcSentinelEpoch
+{
+	pg_atomic_uint64 name;		/* a hash; 0: free; claimed once */
+	pg_atomic_uint64 epoch;		/* anybody who asks a sentinel; grows */
+} MlcSentinelEpoch;
+
 typedef struct MlcShared
 {
 	LWLock	   *lock;
@@ -135,6 +143,7 @@ typedef struct MlcShared
 	pid_t		launcher_pid;
 	pg_atomic_uint32 nrelays;	/* claimed entries; raised under the lock */
 	MlcRelayShared relays[MLC_MAX_RELAYS];
+	MlcSentinelEpoch sentinels[MLC_MAX_SENTINELS];
 	pg_atomic_uint32 nrule_stats;
 	MlcRuleStat rule_stats[MLC_MAX_RULE_STATS];
 } MlcShared;

@@ -18,7 +18,7 @@ for my $line ($readme =~ /^(ACL SETUSER .*)$/mg)
 
 	$words{ $words[2] } = [@words];
 	# its keys are those of the rules below
-	@words = map { $_ eq '~product:*' ? map { "~$_:*" } qw(r u i w p s category) : $_ } @words;
+	@words = map { $_ eq '~product:*' ? map { "~$_:*" } qw(r u i w p s category banner) : $_ } @words;
 	is($t->redis->command(@words), 'OK', "Redis takes the line of $words[2]");
 }
 is(join(' ', sort keys %words), 'app mlcache', 'README has both');
@@ -41,6 +41,18 @@ is($t->sql("UPDATE s SET n = 3 WHERE id = 1; SELECT mlcache.get('s:1')::json->>'
 	'3', 'a strong writer');
 is($t->sql("SELECT mlcache.lock_acquire('a') IS NOT NULL; SELECT mlcache.lock_release('a')"),
 	"t\n", 'a lock');
+$t->redis->command('FCALL', 'mlc_lock', 0, $t->ns, 'b', 'somebody', 'X', 60000, 0);
+is($t->sql("SELECT mlcache.lock_acquire('b:c', wait => '50 ms') IS NULL"), 't', 'a lock that is held outside');
+$t->sql("SELECT mlcache.attach('s', tag => 'front')");
+$t->wait_applied;
+for my $n (1 .. 3)
+{
+	$t->sql("SELECT mlcache.set('banner:$n', '<b>Sale</b>', tags => '{front}')");
+}
+is($t->sql("SELECT mlcache.get('banner:1')"), '<b>Sale</b>', 'a key with a tag');
+$t->sql("SELECT mlcache.invalidate_tag('front')");
+$t->wait_applied;
+is($t->redis->command('EXISTS', 'banner:1'), 0, 'and without its tag');
 $t->sql('TRUNCATE s');
 is($t->sql('SELECT count(*) FROM mlcache.check_setup() WHERE NOT ok'), 0, 'check_setup is content');
 # a new server: the library is loaded, what there was is purged
@@ -71,10 +83,10 @@ is(join("\n", map { join ' ', @$_ } @refused), '', 'Redis has refused nothing');
 # ---------- nothing that it does not need ----------
 
 # Every right of mlcache's has been used by somebody; +select goes with a
-# database other than 0.
+# database other than 0, +role with Sentinel.
 my $used = $t->redis->command('INFO', 'commandstats');
 
-is(join(' ', grep { !/select/ && $used !~ /^cmdstat_\Q$_\E:/m } map { /^\+(.*)/ } @{ $words{mlcache} }),
+is(join(' ', grep { !/select|role/ && $used !~ /^cmdstat_\Q$_\E:/m } map { /^\+(.*)/ } @{ $words{mlcache} }),
 	'', 'no right is idle');
 
 # One right less, and a reader is refused something.

@@ -51,7 +51,8 @@ sub start
 		open STDERR, '>&', \*STDOUT;
 		# a pipe to some other child would never end
 		POSIX::close($_) for 3 .. 255;
-		{ exec $ENV{MLC_REDIS_SERVER} // 'redis-server', '--port', '0', '--unixsocket', $self->socket,
+		{ exec $ENV{MLC_REDIS_SERVER} // 'redis-server', $self->{conf}, '--sentinel' if $self->{conf};
+		  exec $ENV{MLC_REDIS_SERVER} // 'redis-server', '--port', '0', '--unixsocket', $self->socket,
 		  '--dir', $self->{dir}, '--save', '', '--appendonly', 'no',
 		  '--daemonize', 'no', '--repl-diskless-sync-delay', '0', @args; }
 		POSIX::_exit(127);

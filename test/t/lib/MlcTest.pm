@@ -30,7 +30,7 @@ my $python = $ENV{MLC_PYTHON} // '/usr/bin/python3';
 our $timeout = 60;				# seconds for any condition
 
 # new(name, cold => N, redis => [args], tables => 0/1, conf => text, url => url, server => options,
-#	  cluster => {options of MlcCluster})
+#	  cluster => {options of MlcCluster}, sentinel => MlcSentinel)
 sub new
 {
 	my ($class, $name, %opt) = @_;
@@ -40,6 +40,12 @@ sub new
 	{
 		$self->{redis} = MlcCluster->new("$name-redis", %{ $opt{cluster} })->start;
 		$opt{server} = "cluster 'true'" . ($opt{server} ? ", $opt{server}" : '');
+	}
+	elsif ($opt{sentinel})
+	{
+		$self->{redis} = $opt{sentinel}->master;
+		$self->{url} = $opt{sentinel}->url;
+		$opt{server} = "sentinel 'mymaster'" . ($opt{server} ? ", $opt{server}" : '');
 	}
 	else
 	{
