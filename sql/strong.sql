@@ -12,6 +12,7 @@ SELECT mlcache.attach('account', key => 'account:{id}', consistency => 'strong',
 SELECT mlcache.attach('account', key => 'account:{id}', consistency => 'strong', action => 'replicate');
 SELECT mlcache.attach('account', key => 'account:{id}', consistency => 'strong') > 0 AS attached;
 SELECT mlcache.attach('other', key => 'account:{id}');
+SELECT mlcache.attach('other', key => 'account:{id}', consistency => 'strong', on_unreachable => 'degrade');
 SELECT mlcache.attach('account', key => 'branch:{branch}', consistency => 'strong',
 	loader => 'SELECT sum(balance)::text FROM account WHERE branch = $1') > 0 AS attached;
 SELECT key, consistency, capture, on_unreachable FROM mlcache.rules ORDER BY key;
@@ -43,6 +44,20 @@ SELECT * FROM read('account:1');
 COMMIT;
 SELECT value FROM read('account:1');
 SELECT value FROM read('branch:1');
+
+-- what was loaded after a commit stays when the relay comes by
+CREATE PROCEDURE loaded_again(INOUT n int) LANGUAGE plpgsql AS $$
+BEGIN
+	FOR i IN 1 .. 20 LOOP
+		UPDATE account SET balance = balance WHERE id = 4;
+		COMMIT;
+		PERFORM read('account:4');
+		PERFORM settle();
+		n := n + (SELECT count(*) FROM read('account:4') WHERE source = 'load');
+		COMMIT;
+	END LOOP;
+END $$;
+CALL loaded_again(0);
 
 -- what is rolled back has never been
 SELECT value FROM read('account:2');
@@ -90,6 +105,6 @@ UPDATE account SET balance = 24 WHERE id = 2;
 SELECT value FROM read('account:2');
 
 DROP TABLE account, other;
-DROP PROCEDURE wait_armed;
+DROP PROCEDURE wait_armed, loaded_again;
 DROP FUNCTION read;
 \i :end

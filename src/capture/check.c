@@ -339,6 +339,7 @@ check_others(const MlcAttach *attach, MlcRule *rule, Relation relation)
 {
 	bool		has_values = rule->action == MLC_OP_UPDATE ||
 	rule->action == MLC_OP_REPLICATE;
+	bool		degrade = strcmp(attach->on_unreachable, "degrade") == 0;
 	ListCell   *lc;
 
 	foreach(lc, mlc_rule_all())
@@ -362,6 +363,14 @@ check_others(const MlcAttach *attach, MlcRule *rule, Relation relation)
 							rule->key, other->key, get_rel_name(other->relid)),
 					 errdetail("A key is strong for all the rules that feed it, or for none."),
 					 errhint("Use one consistency for both, or another prefix.")));
+		if (rule->consistency == MLC_STRONG && degrade != other->degrade &&
+			mlc_key_overlap(rule->template, other->template))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("key template '%s' may give the same keys as rule '%s' of \"%s\"",
+							rule->key, other->key, get_rel_name(other->relid)),
+					 errdetail("What happens to a key when its Redis is out of reach is the same for all the rules that feed it."),
+					 errhint("Use one on_unreachable for both, or another prefix.")));
 		if ((has_values || other_has_values) &&
 			mlc_key_overlap(rule->template, other->template))
 			ereport(ERROR,

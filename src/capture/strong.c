@@ -44,6 +44,7 @@
 #define OWNER_LEN 40
 #define RELEASE_HEAD 5			/* FCALL mlc_release nkeys; ns owner */
 #define RELEASE_ARGS 4			/* a key: version, given, ttl, payload */
+#define RELEASE_TAIL 1			/* tell */
 
 typedef struct StrongKey
 {
@@ -56,6 +57,7 @@ typedef struct StrongServer
 {
 	MlcLink    *link;
 	bool		degrade;		/* all of its rules say so */
+	bool		tell;			/* none of them does */
 	bool		close;			/* a rule as a whole is concerned */
 	bool		asked;			/* marks may stand there */
 	int			nkeys;
@@ -118,7 +120,7 @@ new_server(MlcLink *link)
 	server = &commit->servers[commit->nservers++];
 	memset(server, 0, sizeof(*server));
 	server->link = link;
-	server->degrade = true;
+	server->degrade = server->tell = true;
 	return server;
 }
 
@@ -160,6 +162,7 @@ add_rule(MlcLink *link, MlcStrongRule *rule)
 	StrongServer *server = server_for(link);
 
 	server->degrade &= rule->degrade;
+	server->tell &= !rule->degrade;
 	if (is_closing(rule))
 		server->close = true;
 	for (int i = 0; i < rule->nkeys && !is_closing(rule); i++)
@@ -191,6 +194,7 @@ add_cluster_rule(MlcLink *whole, MlcStrongRule *rule)
 		StrongServer *server = server_for(node ? node : whole);
 
 		server->degrade &= rule->degrade;
+		server->tell &= !rule->degrade;
 		add_key(server, rule->keys[i], rule->lens[i]);
 	}
 }
@@ -274,7 +278,8 @@ lay_out(StrongServer *server)
 			mlc_command_add_cstr(cmd, "0");
 			mlc_command_add_cstr(cmd, "");
 		}
-		Assert(cmd->argc == RELEASE_HEAD + n + RELEASE_ARGS * n);
+		mlc_command_add_cstr(cmd, server->tell ? "1" : "0");
+		Assert(cmd->argc == RELEASE_HEAD + n + RELEASE_ARGS * n + RELEASE_TAIL);
 	}
 	if (server->close)
 	{
@@ -687,7 +692,7 @@ release_server(StrongServer *server, bool committed)
 	for (int i = 0; i < server->nreleases; i++)
 	{
 		MlcCommand *cmd = &server->releases[i];
-		int			nkeys = (cmd->argc - RELEASE_HEAD) / (1 + RELEASE_ARGS);
+		int			nkeys = (cmd->argc - RELEASE_HEAD - RELEASE_TAIL) / (1 + RELEASE_ARGS);
 		int			at = RELEASE_HEAD + nkeys;
 
 		/* no version says that it was aborted */

@@ -26,6 +26,7 @@ typedef struct MlcRelayRule
 	char	   *guard_glob;		/* of their guards */
 	int64		ttl;			/* ms; 0: none */
 	MlcConsistency consistency;
+	bool		degrade;		/* strong, but a commit may leave no marks */
 	bool		invalidate;		/* its action, and all it does */
 	bool		refresh;
 	bool		replicate;		/* its events make entries */

@@ -145,12 +145,22 @@ typedef struct Removals
 	const char *keys[UNLINK_KEYS];
 	uint32		lens[UNLINK_KEYS];
 	StringInfoData guards;
+
+	/* of strong keys */
+	bool		degrade;
+	MlcVersion	versions[UNLINK_KEYS];
 } Removals;
 
-/* Strong keys: what goes is the entry and the lease, but no mark. */
+/*
+ * Strong keys: what goes is the entry and the lease, but no mark.  What was
+ * filled after the commit's own release stays, unless a commit may have gone
+ * by without any mark.
+ */
 static void
 flush_strong_removals(MlcTarget *target, Removals *removals)
 {
+	char		versions[UNLINK_KEYS][MLC_VERSION_LEN + 1];
+
 	if (removals->n == 0)
 		return;
 	mlc_command_reset(&removals->cmd);
@@ -161,10 +171,16 @@ flush_strong_removals(MlcTarget *target, Removals *removals)
 		mlc_command_add(&removals->cmd, removals->keys[i], removals->lens[i]);
 	mlc_command_add_cstr(&removals->cmd, target->ns);
 	mlc_command_add_cstr(&removals->cmd, "");
+	for (int i = 0; i < removals->n && !removals->degrade; i++)
+	{
+		mlc_version_print(removals->versions[i], versions[i]);
+		mlc_command_add(&removals->cmd, versions[i], MLC_VERSION_LEN);
+	}
 	mlc_command_append(&removals->cmd, target->conn);
 	mlc_target_expect(target, MLC_EXPECT_UNLINK);
 	target->stat->invalidated += removals->n;
 	removals->n = 0;
+	removals->degrade = false;
 }
 
 static void
@@ -560,6 +576,8 @@ mlc_target_send(MlcTarget *target, MlcBatch *batch)
 			/* a full Redis takes no value: the old one goes meanwhile */
 			if (event->op == MLC_OP_REPLICATE)
 				held_back = true;
+			under_way->degrade |= event->rule->degrade;
+			under_way->versions[under_way->n] = event->version;
 			under_way->keys[under_way->n] = event->key;
 			under_way->lens[under_way->n++] = event->keylen;
 			if (under_way->n < UNLINK_KEYS)

@@ -52,6 +52,7 @@ make_rule(const MlcRule *rule)
 	}
 	entry->ttl = rule->ttl;
 	entry->consistency = rule->consistency;
+	entry->degrade = rule->degrade;
 	entry->invalidate = rule->action == MLC_OP_INVALIDATE &&
 		rule->id != MLC_RULE_FREE;
 	entry->refresh = rule->action == MLC_OP_REFRESH;

@@ -158,9 +158,9 @@ class LibraryTest(unittest.TestCase):
     def quarantine(self, owner, key="k", timeout=60000, nonce="", ns="db"):
         return self.fcall("mlc_quarantine", [key], ns, nonce, owner, timeout)
 
-    def release(self, owner, version=None, payload=None, key="k", ttl=0, ns="db"):
+    def release(self, owner, version=None, payload=None, key="k", ttl=0, ns="db", tell=1):
         return self.fcall("mlc_release", [key], ns, owner, V(version) if version else "",
-                          0 if payload is None else 1, ttl, payload or "")
+                          0 if payload is None else 1, ttl, payload or "", tell)
 
     # -- looking
 

@@ -112,7 +112,6 @@ class Release(LibraryTest):
         self.cache()
         self.quarantine("o1")
         self.assertEqual(self.release("o1", 120), [0, 1, 0])
-        self.assertIsNone(self.guard())
         self.assertEqual(self.get()[0], "lease")
 
     def test_empty_payload_is_one(self):
@@ -144,7 +143,7 @@ class Release(LibraryTest):
         self.assertEqual(self.guard()["floor"], V(121))
         self.assertEqual(self.release("o2", 120, "v120"), [0, 1, 0])
         self.assertIsNone(self.entry())
-        self.assertIsNone(self.guard())
+        self.assertEqual(self.guard()["floor"], V(121))
 
     def test_three_in_the_wrong_order(self):
         """The floor is the highest version, not the last one."""
@@ -265,6 +264,122 @@ class Release(LibraryTest):
                                     V(120), 1, 5000, "vc"), [1, 1, 1])
         self.assertEqual([self.entry(k) for k in keys], ["va", None, None])
         self.assertEqual(list(self.marks("c")), ["o2"])
+
+
+class Released(LibraryTest):
+    """What is filled after a release is no older than its commit."""
+
+    def invalidate(self, version=None):
+        return self.fcall("mlc_invalidate", ["k"], "db", "", *([V(version)] if version else []))
+
+    def refill(self, lo=100, hi=125):
+        self.quarantine("o1", timeout=0)
+        self.assertEqual(self.release("o1", 120), [0, 1, 0])
+        self.cache(payload="new", lo=lo, hi=hi)
+
+    def test_stays_when_the_relay_comes(self):
+        self.refill()
+        self.assertEqual((self.guard()["lo"], self.guard()["hi"]), (V(120), V(125)))
+        self.invalidate(120)
+        self.assertEqual(self.entry(), "new")
+
+    def test_goes_for_a_later_commit(self):
+        self.refill()
+        self.invalidate(121)
+        self.assertEqual((self.entry(), self.guard()), (None, None))
+
+    def test_goes_without_a_version(self):
+        self.refill()
+        self.invalidate()
+        self.assertEqual((self.entry(), self.guard()), (None, None))
+
+    def test_what_was_filled_otherwise_goes(self):
+        self.cache(hi=125)
+        self.invalidate(120)
+        self.assertEqual((self.entry(), self.guard()), (None, None))
+
+    def test_relay_before_the_lease(self):
+        self.quarantine("o1", timeout=0)
+        self.release("o1", 120)
+        self.assertTrue(0 < self.r.pttl("mlc:{k}") <= 10000)
+        self.invalidate(120)
+        self.assertEqual(self.get()[0], "lease")
+
+    def test_relay_before_the_fill(self):
+        self.quarantine("o1", timeout=0)
+        self.release("o1", 120)
+        self.get()
+        self.invalidate(120)
+        self.assertEqual(self.fill(payload="new", hi=125), "ok")
+        self.get(token="t2")
+        self.quarantine("o2", timeout=0)
+        self.release("o2", 130)
+        self.get()
+        self.invalidate(131)
+        self.assertEqual(self.fill(hi=140), "refused")
+
+    def test_marks_are_not_passed_over(self):
+        self.refill()
+        self.quarantine("o2", timeout=0)
+        self.invalidate(120)
+        self.assertEqual(self.marks(), {"o2": 0})
+        self.assertEqual(self.get(), ["quarantined"])
+
+    def test_the_highest_of_several(self):
+        self.quarantine("o1", timeout=0)
+        self.quarantine("o2", timeout=0)
+        self.release("o1", 130)
+        self.release("o2", 120)
+        self.cache(hi=140)
+        self.assertEqual(self.guard()["lo"], V(130))
+
+    def test_an_older_position(self):
+        """What was read up to there cannot have seen it."""
+        self.refill(hi=110)
+        self.assertEqual(self.guard()["lo"], V(100))
+
+    def test_another_timeline(self):
+        self.quarantine("o1", timeout=0)
+        self.fcall("mlc_release", ["k"], "db", "o1", "00000002" + V(120)[8:], 0, 0, "", 1)
+        self.cache(hi=125)
+        self.assertEqual(self.guard()["lo"], V(100))
+
+    def test_only_when_asked_to(self):
+        self.quarantine("o1", timeout=0)
+        self.release("o1", 120, tell=0)
+        self.assertIsNone(self.guard())
+
+    def test_nothing_of_an_abort(self):
+        self.quarantine("o1", timeout=0)
+        self.release("o1")
+        self.assertIsNone(self.guard())
+
+    def test_nothing_of_a_taint(self):
+        self.quarantine("o1")
+        self.quarantine("o2")
+        self.mark_over("o1")
+        self.release("o2", 120)
+        self.assertIsNone(self.guard())
+
+    def test_nothing_of_a_mark_that_was_over(self):
+        """o1 may have a commit record before o2's and not be visible yet."""
+        self.quarantine("o1")
+        self.quarantine("o2")
+        self.release("o2", 120)
+        self.mark_over("o1")
+        self.cache(hi=125)
+        self.assertEqual(self.guard()["lo"], V(100))
+
+    def test_nothing_of_one_that_has_been_swept(self):
+        self.quarantine("o1", timeout=0)
+        self.fcall("mlc_invalidate", ["k"], "db", "o1")
+        self.get()
+        self.release("o1", 120)
+        self.assertIsNone(self.guard())
+
+    def test_arguments(self):
+        self.refuses("MLCARG", "mlc_invalidate", ["k", "l"], "db", "", V(120))
+        self.refuses("MLCARG", "mlc_invalidate", ["k"], "db", "", "120")
 
 
 class Policy(LibraryTest):

@@ -250,6 +250,7 @@ _Static_assert(sizeof(State) == 32, "a state has 32 bytes");
 	X(FLOOR, "the floor") \
 	X(RELEASE_ARMING, "the release's condition that its arming still holds") \
 	X(TAINT, "the taint") \
+	X(RELEASED_LO, "the rule that the relay leaves alone what is no older, not what may be newer") \
 	X(L1_CLOSED, "L1 closed around Redis") \
 	X(L1_TOKEN, "the placeholder's token") \
 	X(L1_QUARANTINE, "the quarantine of L1") \

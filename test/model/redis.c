@@ -8,17 +8,29 @@
  */
 #include "model.h"
 
+/*
+ * Does a release without a payload tell its version to whoever fills next, and
+ * the relay leave alone what was filled since?
+ */
+static bool
+tells_release(void)
+{
+	return scenario->strong && scenario->action == INVALIDATE;
+}
+
 /* Forget what has no meaning any more, so that equal states look equal. */
 static void
 tidy(Redis *r)
 {
 	if (!r->marks)
-		r->floor = r->taint = 0;
+		r->taint = 0;
+	if (!r->marks && (r->entry || !tells_release()))
+		r->floor = 0;
 	if (!r->lease)
 		r->lease_current = 0;
 	if (!r->entry)
 		r->content = r->lo = r->hi = r->entry_timeline = 0;
-	if (!r->entry && !r->marks && !r->lease)
+	if (!r->entry && !r->marks && !r->lease && !r->floor)
 		r->guard = 0;
 	if (!r->guard)
 		r->lo = r->hi = r->floor = r->taint = r->lease = r->lease_current = r->marks = 0;
@@ -98,6 +110,8 @@ redis_fill(State *s, int token, unsigned content, int lo, int hi,
 	r->entry = r->guard = 1;
 	r->content = content;
 	r->lo = lo;
+	if (lo < (int) r->floor && hi >= (int) r->floor)
+		r->lo = r->floor;
 	r->hi = hi;
 	r->entry_timeline = hi_timeline;
 	r->lease = NOBODY;
@@ -113,6 +127,8 @@ redis_quarantine(State *s, int tx)
 	r->entry = 0;
 	kill_lease(r);
 	r->guard = 1;
+	if (!r->marks)
+		r->floor = 0;
 	r->marks |= 1u << tx;
 	if (scenario->action != INVALIDATE && r->armed && r->nonce == s->rest.memory_nonce)
 		s->rest.promised |= 1u << tx;
@@ -178,6 +194,8 @@ redis_release(State *s, int tx, Release release)
 		set_payload(r, payload, version, timeline);
 	else
 		r->entry = 0;
+	if (!r->marks && (!commit || !stood || taint))
+		r->floor = 0;
 	tidy(r);
 }
 
@@ -190,6 +208,8 @@ redis_sweep(State *s, int tx)
 	r->marks &= ~(1u << tx);
 	if (r->marks)
 		r->taint = 1;
+	else
+		r->floor = 0;
 	tidy(r);
 }
 
@@ -197,6 +217,8 @@ void
 redis_expire_lease(State *s)
 {
 	s->redis.lease = NOBODY;
+	if (!s->redis.marks)
+		s->redis.floor = 0;
 	tidy(&s->redis);
 }
 
@@ -244,8 +266,16 @@ redis_apply(State *s, unsigned txs, int version, int timeline, int nonce)
 		redis_purge(s, false);
 		return;
 	}
+	if (tells_release())
+	{
+		int			known = r->entry ? KEEPS(RELEASED_LO) ? r->lo : r->hi : r->floor;
+
+		if (!r->marks && r->guard && known >= version)
+			return;
+	}
 	kill_lease(r);
-	take_marks(r, txs, version);
+	if (!tells_release())
+		take_marks(r, txs, version);
 	if (scenario->action == INVALIDATE)
 		r->entry = 0;
 	else if (r->marks && KEEPS(UPDATE_MARKS))

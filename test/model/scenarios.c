@@ -195,5 +195,6 @@ const Mutation spares[] = {
 	{REPLICATE_APPLIED, "eventual-replicate"},
 	{GUARDED_ENTRY, "strong-update"},
 	{UPDATE_MARKS, "strong-update"},
+	{RELEASED_LO, "strong-invalidate"},
 	{SAFEGUARD_COUNT, NULL}
 };

@@ -15,7 +15,10 @@
 --			there is no entry.  Expires with the entry.
 --	 lease  token, deadline, nonce: one reader may fill the entry until the
 --			deadline, while the namespace is armed with nonce.  No entry.
---			Expires with the lease.
+--			floor: a commit that was visible before the lease was given, and
+--			with it all changes of this key up to there.  Expires with the
+--			lease.  With deadline 0 it is none, but what a release leaves
+--			behind for the next: the version of its commit.
 --	 marks  "owner=deadline,...": committing transactions keep everybody from
 --			filling.  No entry.  floor: no payload at or below it may be set
 --			by a release.  Flag T (taint): none at all may be.  Never expires,
@@ -39,7 +42,7 @@
 -- would not be safe here).
 
 -- Thousands count what older callers do not understand.
-local VERSION = 1007
+local VERSION = 1008
 
 local MAX_KEYS = 1000
 local MAX_MS = 1000 * 60 * 60 * 24 * 366 * 100
@@ -293,6 +296,15 @@ local NO_MARKS = {floor = '', taint = false, standing = 0}
 
 local function only_mark_text(owner, limit)
 	return '|||||||' .. owner .. '=' .. limit
+end
+
+-- The relay will invalidate the key for this commit, too, and has no need to
+-- once somebody has filled after the release: that saves a hot key from being
+-- loaded twice.  It has come by when this expires, or does more than it must.
+local RELEASED_MS = 10000
+
+local function released_text(version)
+	return '||' .. version .. '||released|0||'
 end
 
 local function entry_text(lo, hi, absent)
@@ -714,14 +726,22 @@ local function mlc_apply(keys, args)
 	return {n - skipped - deleted, skipped, deleted}
 end
 
--- n keys; ns, owner or '': entries and leases go, and owner's marks; other
--- owners' marks stay, tainted when owner's was among them, since without a
--- version there is no floor to raise.  -> number of keys.
+-- n keys; ns, owner or '' [, for each key: version]: entries and leases go, and
+-- owner's marks; other owners' marks stay, tainted when owner's was among them,
+-- since without a version there is no floor to raise.  With a version, what is
+-- known to be no older stays.  -> number of keys.
 local function mlc_invalidate(keys, args)
 	local n = need_keys(keys, 1, MAX_KEYS)
-	need_args(args, 2, 2)
+	need_args(args, 2, 2 + n)
 	local owner = args[2]
 	need_name('namespace', args[1])
+	local versions = #args > 2
+	if versions and #args < 2 + n then
+		arg_error('expected a version for each key')
+	end
+	for i = 3, #args do
+		need_version('version', args[i])
+	end
 	if owner ~= '' then
 		need_name('owner', owner)
 	end
@@ -730,15 +750,20 @@ local function mlc_invalidate(keys, args)
 	local now
 	local plan = new_plan()
 	for i = 1, n do
-		local guard
+		local guard, stays
 		if not has_no_marks(texts[i]) then
 			now = now or now_ms()
 			guard = parse_marked_guard(texts[i], now)
 			if guard and end_mark(guard, owner) then
 				guard.taint = true
 			end
+		elseif versions and texts[i] then
+			guard = parse_guard(texts[i])
+			stays = guard and not before(latest(guard.lo, guard.floor), args[2 + i])
 		end
-		clear(plan, keys[i], names[i], guard)
+		if not stays then
+			clear(plan, keys[i], names[i], guard)
+		end
 	end
 	run(plan)
 	return n
@@ -770,7 +795,8 @@ local function look(key, name, payload, text, token, lease_ms, nonce, applied, a
 	if guard and guard.nonce == nonce and guard.token ~= token and guard.deadline > now then
 		return {'busy', guard.deadline - now}
 	end
-	redis.call('SET', name, format('||||%s|%.0f|%s|', token, now + lease_ms, nonce),
+	local floor = guard and not guard.taint and guard.floor or ''
+	redis.call('SET', name, format('||%s||%s|%.0f|%s|', floor, token, now + lease_ms, nonce),
 		'PX', lease_ms)
 	return {'lease', applied, applying}
 end
@@ -862,6 +888,9 @@ local function mlc_fill(keys, args)
 		guard.deadline <= now_ms() or guard.standing > 0 then
 		return 'refused'
 	end
+	if guard.floor ~= '' and before(lo, guard.floor) and not before(hi, guard.floor) then
+		lo = guard.floor
+	end
 	local plan = new_plan()
 	if absent then
 		drop(plan, key)
@@ -925,17 +954,20 @@ local function mlc_quarantine(keys, args)
 end
 
 -- n keys; ns, owner, then for each key: version ('' = aborted), payload given
--- (0/1), ttl (ms, 0 = none), payload -> {set, deleted, waiting}.
+-- (0/1), ttl (ms, 0 = none), payload [, then tell (0/1)] -> {set, deleted,
+-- waiting}.
 --
 -- Ends owner's marks.  The payload is set only if owner's mark still stood,
 -- was the last one, the version is above the floor and there is no taint; else
 -- the entry goes.  An abort leaves alone what others have put there since.
--- waiting counts the keys that other owners still hold.
+-- waiting counts the keys that other owners still hold.  tell: all who change
+-- these keys leave marks, so that whoever fills next may be told the version.
 local function mlc_release(keys, args)
 	local n = need_keys(keys, 1, MAX_KEYS)
-	need_args(args, 2 + 4 * n, 2 + 4 * n)
+	need_args(args, 2 + 4 * n, 3 + 4 * n)
 	need_name('namespace', args[1])
 	local owner = need_name('owner', args[2])
+	local tell = need_flag('tell', args[3 + 4 * n] or '0')
 	local only = only_mark_text(owner, 0)
 	local names = guard_names(keys)
 	local texts = redis.call('MGET', unpack(names))
@@ -974,6 +1006,10 @@ local function mlc_release(keys, args)
 			put(plan, key, args[4 * i + 2], ttl)
 			put(plan, name, entry_text(version, version, false), ttl)
 			set = set + 1
+		elseif tell and committed and own and not guard.taint then
+			drop(plan, key)
+			put(plan, name, released_text(latest(guard.floor, version)), RELEASED_MS)
+			deleted = deleted + 1
 		elseif committed or own then
 			clear(plan, key, name, nil)
 			deleted = deleted + 1
