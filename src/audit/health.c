@@ -154,11 +154,11 @@ check_server(Check *check, MlcTargetStat *stat, MlcServer *server)
 			psprintf("Readers read rows, strong commits fail or degrade. %s%s",
 					 stat->error[0] ? "The last error: " : "It has not been reached yet.",
 					 stat->error),
-			psprintf("%s PING", mlc_look_cli(server)));
+			psprintf("%s PING", mlc_look_cli(server, NULL)));
 	if (stat->state == MLC_TARGET_GIVEN_UP)
 		add(check, MLC_FINDING_GIVEN_UP, server->name,
 			pstrdup("WAL is no longer held for it (mlcache.slot_max_retained). It is purged when it returns."),
-			psprintf("%s PING", mlc_look_cli(server)));
+			psprintf("%s PING", mlc_look_cli(server, NULL)));
 	if (stat->state == MLC_TARGET_PAUSED)
 		add(check, MLC_FINDING_PAUSED, server->name,
 			pstrdup("Changes are not delivered to it; WAL is held."),
@@ -197,8 +197,8 @@ check_relay(Check *check)
 	pid_t		pid;
 	bool		wanted;
 
+	mlc_segment_read_servers(check->relay, stats);
 	LWLockAcquire(mlc_shared->lock, LW_SHARED);
-	memcpy(stats, check->relay->targets, sizeof(stats));
 	pid = check->relay->pid;
 	wanted = check->relay->wanted;
 	LWLockRelease(mlc_shared->lock);
@@ -306,8 +306,9 @@ check_slot(Check *check)
 static void
 check_redis(Check *check, const MlcRedisLook *look, MlcServer *server)
 {
-	const char *name = server->name;
-	char	   *cli = mlc_look_cli(server);
+	const char *name = look->host[0] == '\0' ? server->name :
+	psprintf("%s (%s:%d)", server->name, look->host, look->port);
+	char	   *cli = mlc_look_cli(server, look);
 	double		limit = look->max * (mlc_alert_memory / 100.0);
 
 	if (strncmp(look->policy, "allkeys-", 8) == 0)
@@ -338,11 +339,10 @@ check_redis(Check *check, const MlcRedisLook *look, MlcServer *server)
 }
 
 static void
-check_all_redis(Check *check, const MlcRedisLook *looks)
+check_all_redis(Check *check, const MlcRedisLook *looks, int nlooks)
 {
-	for (int i = 0; i < MLC_MAX_TARGETS; i++)
-		if (looks[i].at != 0 &&
-			GetForeignServerExtended(looks[i].serverid, FSV_MISSING_OK))
+	for (int i = 0; i < nlooks; i++)
+		if (GetForeignServerExtended(looks[i].serverid, FSV_MISSING_OK))
 			check_redis(check, &looks[i], mlc_server_load(looks[i].serverid));
 }
 
@@ -428,7 +428,7 @@ check_consistency(Check *check)
 	mlc_consistency_read(alert ? MLC_LAST_MINUTE : MLC_LAST_HOUR, &seen);
 	if (seen.violations > 0)
 		add(check, MLC_FINDING_VIOLATIONS, "copies",
-			psprintf("Of %lld cached copies compared within the last %s, %lld were wrong. The server log names them where the auditor found them.",
+			psprintf("Of %lld cached copies compared within the last %s, wrong: %lld. The server log names those that the auditor found.",
 					 (long long) seen.checked, alert ? "minute" : "hour",
 					 (long long) seen.violations),
 			pstrdup("SELECT a.* FROM (SELECT DISTINCT relation FROM mlcache.rules) r, mlcache.audit(r.relation, repair => true) a;"));
@@ -452,7 +452,7 @@ check_locks(Check *check)
 	LWLockRelease(mlc_lock_shared->lock);
 	if (lost > 0)
 		add(check, MLC_FINDING_LOCKS, "locks",
-			psprintf("%d locks are held by sessions that have lost them in Redis, and do not know it yet.",
+			psprintf("Held by sessions that have lost them in Redis, and do not know it yet: %d.",
 					 lost),
 			pstrdup("SELECT * FROM mlcache.locks WHERE lost;"));
 }
@@ -468,7 +468,7 @@ worst_first(const ListCell *a, const ListCell *b)
 
 List *
 mlc_health_check(MlcRelayShared *relay, MlcHistory *history,
-				 const MlcRedisLook *looks, MlcFindingRaised raised)
+				 const MlcRedisLook *looks, int nlooks, MlcFindingRaised raised)
 {
 	Check		check = {relay, history, raised, GetCurrentTimestamp(), NIL};
 
@@ -477,8 +477,7 @@ mlc_health_check(MlcRelayShared *relay, MlcHistory *history,
 		check_relay(&check);
 		check_slot(&check);
 	}
-	if (looks)
-		check_all_redis(&check, looks);
+	check_all_redis(&check, looks, nlooks);
 	if (history)
 		check_window(&check);
 	check_consistency(&check);
@@ -487,46 +486,28 @@ mlc_health_check(MlcRelayShared *relay, MlcHistory *history,
 	return check.findings;
 }
 
-/* Looks at every Redis that the relay can reach. */
-static void
-look_at_all(MlcRelayShared *relay, MlcHistory *history, MlcRedisLook *looks)
-{
-	MlcTargetStat stats[MLC_MAX_TARGETS];
-
-	LWLockAcquire(mlc_shared->lock, LW_SHARED);
-	memcpy(stats, relay->targets, sizeof(stats));
-	LWLockRelease(mlc_shared->lock);
-	for (int i = 0; i < MLC_MAX_TARGETS; i++)
-	{
-		MlcServer  *server = server_of(&stats[i]);
-		MlcRedisLook before = {0};
-
-		if (server == NULL || (stats[i].state != MLC_TARGET_ARMED &&
-							   stats[i].state != MLC_TARGET_CATCHUP))
-			continue;
-		if (history)
-		{
-			LWLockAcquire(&history->lock, LW_SHARED);
-			before = history->looks[i];
-			LWLockRelease(&history->lock);
-		}
-		if (mlc_look_at_redis(server, &looks[i]))
-			mlc_look_compare(&before, &looks[i]);
-	}
-}
-
 List *
 mlc_health_check_all(void)
 {
 	MlcRelayShared *relay = mlc_segment_my_relay();
 	MlcHistory *history = mlc_history_mine(false);
 	MlcRedisLook *looks = palloc0(sizeof(MlcRedisLook) * MLC_MAX_TARGETS);
+	MlcRedisLook *before = palloc0(sizeof(MlcRedisLook) * MLC_MAX_TARGETS);
+	int			nbefore = 0;
+	int			nlooks = 0;
 	Check		check = {relay, history, NULL, GetCurrentTimestamp(), NIL};
 	ListCell   *lc;
 
+	if (history)
+	{
+		LWLockAcquire(&history->lock, LW_SHARED);
+		nbefore = history->nlooks;
+		memcpy(before, history->looks, sizeof(MlcRedisLook) * nbefore);
+		LWLockRelease(&history->lock);
+	}
 	if (relay)
-		look_at_all(relay, history, looks);
-	check.findings = mlc_health_check(relay, history, looks, NULL);
+		nlooks = mlc_look_at_all(relay, before, nbefore, looks);
+	check.findings = mlc_health_check(relay, history, looks, nlooks, NULL);
 	foreach(lc, mlc_rule_all())
 		check_rule(&check, lfirst(lc));
 	list_sort(check.findings, worst_first);

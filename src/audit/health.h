@@ -58,7 +58,7 @@ typedef bool (*MlcFindingRaised) (MlcFindingKind kind, const char *subject);
  * context.  In a transaction with a snapshot.
  */
 extern List *mlc_health_check(MlcRelayShared *relay, MlcHistory *history,
-							  const MlcRedisLook *looks,
+							  const MlcRedisLook *looks, int nlooks,
 							  MlcFindingRaised raised);
 
 /*

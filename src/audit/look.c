@@ -14,8 +14,9 @@
 #include <math.h>
 
 #include "audit/look.h"
-#include "base/fault.h"
 #include "base/guc.h"
+#include "foreign/foreign.h"
+#include "redis/cluster.h"
 #include "redis/command.h"
 #include "utils/timestamp.h"
 
@@ -64,10 +65,11 @@ our_time(TimestampTz at)
 		(double) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY * 1000;
 }
 
-bool
-mlc_look_at_redis(MlcServer *server, MlcRedisLook *look)
+/* One node; false: it is out of reach. */
+static bool
+look_at_node(const MlcRedisOptions *node, MlcRedisLook *look)
 {
-	MlcRedisOptions options = server->options;
+	MlcRedisOptions options = *node;
 	MlcConn    *conn;
 	MlcReply   *info;
 	MlcReply   *time;
@@ -87,9 +89,7 @@ mlc_look_at_redis(MlcServer *server, MlcRedisLook *look)
 	if (info == NULL)
 		return false;
 
-	look->serverid = server->serverid;
 	look->at = after;
-	look->clock_ms = 0;
 	if (redis_time(time) != 0)
 		look->clock_ms = redis_time(time) - our_time(before + (after - before) / 2);
 	if (info->type != MLC_REPLY_STRING)
@@ -104,12 +104,49 @@ mlc_look_at_redis(MlcServer *server, MlcRedisLook *look)
 	return true;
 }
 
-void
-mlc_look_compare(const MlcRedisLook *before, MlcRedisLook *after)
+/* All nodes of a server, up to so many; returns how many answered. */
+static int
+look_at_server(MlcServer *server, MlcRedisLook *looks, int max)
+{
+	MlcRedisOptions options = server->options;
+	MlcClusterMap *map;
+	char	   *error;
+	int			n = 0;
+
+	memset(looks, 0, sizeof(MlcRedisLook) * max);
+	if (options.nseeds == 0)
+	{
+		looks[0].serverid = server->serverid;
+		return look_at_node(&options, &looks[0]) ? 1 : 0;
+	}
+	options.connect_timeout = Min(options.connect_timeout, PATIENCE);
+	options.timeout = Min(options.timeout, PATIENCE);
+	map = mlc_cluster_find(&options, NULL, NULL, &error);
+	for (int i = 0; map && i < map->nnodes && n < max; i++)
+	{
+		MlcRedisOptions node;
+
+		looks[n].serverid = server->serverid;
+		strlcpy(looks[n].host, map->nodes[i].host, sizeof(looks[n].host));
+		looks[n].port = map->nodes[i].port;
+		mlc_cluster_options(&options, &map->nodes[i], &node);
+		if (look_at_node(&node, &looks[n]))
+			n++;
+	}
+	return n;
+}
+
+/*
+ * Has the clock jumped since an earlier look?  A Redis that was restarted is
+ * another one, and starts anew.
+ */
+static void
+compare(const MlcRedisLook *before, MlcRedisLook *after)
 {
 	double		jump = after->clock_ms - before->clock_ms;
 
-	if (before->serverid != after->serverid || before->at == 0 ||
+	if (before->serverid != after->serverid || before->port != after->port ||
+		strcmp(before->host, after->host) != 0 ||
 		strcmp(before->run_id, after->run_id) != 0)
 		return;
 	after->jumped_at = before->jumped_at;
@@ -121,16 +158,48 @@ mlc_look_compare(const MlcRedisLook *before, MlcRedisLook *after)
 	}
 }
 
+int
+mlc_look_at_all(MlcRelayShared *relay, const MlcRedisLook *before, int nbefore,
+				MlcRedisLook *looks)
+{
+	MlcTargetStat servers[MLC_MAX_TARGETS];
+	int			n = 0;
+
+	mlc_segment_read_servers(relay, servers);
+	for (int i = 0; i < MLC_MAX_TARGETS && n < MLC_MAX_TARGETS; i++)
+		if ((servers[i].state == MLC_TARGET_ARMED ||
+			 servers[i].state == MLC_TARGET_CATCHUP) &&
+			GetForeignServerExtended(servers[i].serverid, FSV_MISSING_OK))
+			n += look_at_server(mlc_server_load(servers[i].serverid), looks + n,
+								MLC_MAX_TARGETS - n);
+	for (int i = 0; i < n; i++)
+		for (int k = 0; k < nbefore; k++)
+			compare(&before[k], &looks[i]);
+	return n;
+}
+
 char *
-mlc_look_cli(MlcServer *server)
+mlc_look_cli(MlcServer *server, const MlcRedisLook *look)
 {
 	const MlcRedisOptions *options = &server->options;
+	const char *host = options->host;
+	int			port = options->port;
 	char	   *where;
 
+	if (look && look->host[0])
+	{
+		host = look->host;
+		port = look->port;
+	}
+	else if (options->nseeds > 0)
+	{
+		host = options->seeds[0].host;
+		port = options->seeds[0].port;
+	}
 	if (options->path)
 		where = psprintf("redis-cli -s %s", options->path);
 	else
-		where = psprintf("redis-cli -h %s -p %d%s", options->host, options->port,
+		where = psprintf("redis-cli -h %s -p %d%s", host, port,
 						 options->tls ? " --tls" : "");
 	if (options->username)
 		where = psprintf("%s --user %s --askpass", where, options->username);

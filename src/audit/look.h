@@ -14,19 +14,18 @@
 #include "shm/history.h"
 
 /*
- * Connects, asks, disconnects; fills in what it could learn (what the user may
- * not ask stays 0 or empty).  False: it is out of reach, or does not answer
- * within a second.  Does not touch what tells of jumps of the clock.
+ * Looks at every Redis that the relay can reach: connects, asks, disconnects.
+ * Fills in up to MLC_MAX_TARGETS looks, and returns how many.  What is out of
+ * reach, or does not answer within a second, is left out; what the user may not
+ * ask stays 0 or empty.
+ *
+ * before: the looks of the last time (may be none), by which it can tell
+ * whether a clock has jumped.  In a transaction.
  */
-extern bool mlc_look_at_redis(MlcServer *server, MlcRedisLook *look);
+extern int	mlc_look_at_all(MlcRelayShared *relay, const MlcRedisLook *before,
+							int nbefore, MlcRedisLook *looks);
 
-/*
- * The look that follows an earlier one: has the clock jumped between?  A Redis
- * that was restarted is another one, and starts anew.
- */
-extern void mlc_look_compare(const MlcRedisLook *before, MlcRedisLook *after);
-
-/* How to ask the server by hand: "redis-cli -h host -p 6379". */
-extern char *mlc_look_cli(MlcServer *server);
+/* How to ask by hand: "redis-cli -h host -p 6379".  look: NULL, or the node. */
+extern char *mlc_look_cli(MlcServer *server, const MlcRedisLook *look);
 
 #endif							/* MLC_AUDIT_LOOK_H */

@@ -25,7 +25,6 @@
 #include "base/fault.h"
 #include "base/guc.h"
 #include "base/wal.h"
-#include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/interrupt.h"
@@ -107,9 +106,7 @@ sample_servers(MlcSample *sample)
 {
 	MlcTargetStat stats[MLC_MAX_TARGETS];
 
-	LWLockAcquire(mlc_shared->lock, LW_SHARED);
-	memcpy(stats, relay->targets, sizeof(stats));
-	LWLockRelease(mlc_shared->lock);
+	mlc_segment_read_servers(relay, stats);
 	for (int i = 0; i < MLC_MAX_TARGETS; i++)
 	{
 		MlcTargetStat *stat = &stats[i];
@@ -162,30 +159,18 @@ take_sample(void)
 	mlc_history_add(history, &sample);
 }
 
-/* Asks each Redis that the relay can reach how it is. */
+/* What is not known now is not alarming; what is away is told of. */
 static void
 look_at_redis(void)
 {
-	for (int i = 0; i < MLC_MAX_TARGETS; i++)
-	{
-		MlcRedisLook look = {0};
-		MlcTargetState state;
-		Oid			serverid;
+	MlcRedisLook *looks = palloc(sizeof(MlcRedisLook) * MLC_MAX_TARGETS);
+	int			n = mlc_look_at_all(relay, history->looks, history->nlooks,
+									looks);
 
-		LWLockAcquire(mlc_shared->lock, LW_SHARED);
-		state = relay->targets[i].state;
-		serverid = relay->targets[i].serverid;
-		LWLockRelease(mlc_shared->lock);
-
-		/* what is not known now is not alarming; what is away is told of */
-		if ((state == MLC_TARGET_ARMED || state == MLC_TARGET_CATCHUP) &&
-			GetForeignServerExtended(serverid, FSV_MISSING_OK) &&
-			mlc_look_at_redis(mlc_server_load(serverid), &look))
-			mlc_look_compare(&history->looks[i], &look);
-		LWLockAcquire(&history->lock, LW_EXCLUSIVE);
-		history->looks[i] = look;
-		LWLockRelease(&history->lock);
-	}
+	LWLockAcquire(&history->lock, LW_EXCLUSIVE);
+	memcpy(history->looks, looks, sizeof(MlcRedisLook) * n);
+	history->nlooks = n;
+	LWLockRelease(&history->lock);
 }
 
 static bool
@@ -210,7 +195,7 @@ tick(bool look)
 	if (look)
 		look_at_redis();
 	mlc_alert_update(history, mlc_health_check(relay, history, history->looks,
-											   is_raised));
+											   history->nlooks, is_raised));
 	PopActiveSnapshot();
 	MLC_FAULT("monitor-before-commit");
 	CommitTransactionCommand();

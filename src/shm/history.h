@@ -44,11 +44,13 @@ typedef struct MlcSample
 	int32		down;			/* servers that were not armed */
 } MlcSample;
 
-/* What the monitor saw on one Redis; same index as the relay's target. */
+/* What the monitor saw on one Redis; of a cluster, on one of its masters. */
 typedef struct MlcRedisLook
 {
 	Oid			serverid;
-	TimestampTz at;				/* 0: never */
+	char		host[256];		/* of a cluster's master; else "" */
+	int			port;
+	TimestampTz at;
 	char		policy[24];		/* maxmemory-policy */
 	int64		used;			/* bytes */
 	int64		max;			/* bytes; 0: no limit */
@@ -79,6 +81,7 @@ typedef struct MlcHistory
 	uint32		nminutes;
 	MlcSample	seconds[MLC_SECONDS];
 	MlcSample	minutes[MLC_MINUTES];
+	int			nlooks;
 	MlcRedisLook looks[MLC_MAX_TARGETS];
 	int			nalerts;
 	MlcAlertState alerts[MLC_MAX_ALERTS];

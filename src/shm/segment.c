@@ -290,3 +290,77 @@ mlc_segment_rule_stat(Oid dbid, int32 rule)
 	LWLockRelease(mlc_shared->lock);
 	return found;
 }
+
+/* ---- servers ---- */
+
+/* Of several masters of a cluster, the state that needs looking at. */
+static MlcTargetState
+worse_state(MlcTargetState a, MlcTargetState b)
+{
+	static const MlcTargetState order[] = {
+		MLC_TARGET_GIVEN_UP, MLC_TARGET_DOWN, MLC_TARGET_PAUSED,
+		MLC_TARGET_CATCHUP, MLC_TARGET_ARMED
+	};
+
+	for (int i = 0; i < (int) lengthof(order); i++)
+		if (a == order[i] || b == order[i])
+			return order[i];
+	return a;
+}
+
+/* Adds up what belongs to one server; the others become unused. */
+static void
+fold_nodes(MlcTargetStat *stats, int i)
+{
+	MlcTargetStat *sum = &stats[i];
+
+	for (int k = i + 1; k < MLC_MAX_TARGETS; k++)
+	{
+		MlcTargetStat *stat = &stats[k];
+
+		if (stat->state == MLC_TARGET_UNUSED || stat->serverid != sum->serverid)
+			continue;
+		sum->state = worse_state(sum->state, stat->state);
+		if (stat->applied_tli < sum->applied_tli ||
+			(stat->applied_tli == sum->applied_tli &&
+			 stat->applied_lsn < sum->applied_lsn))
+		{
+			sum->applied_tli = stat->applied_tli;
+			sum->applied_lsn = stat->applied_lsn;
+		}
+		if (stat->applied_commit > sum->applied_commit)
+		{
+			sum->applied_commit = stat->applied_commit;
+			sum->lag_ms = stat->lag_ms;
+		}
+		sum->lag_ms_max = Max(sum->lag_ms_max, stat->lag_ms_max);
+		sum->batches = Max(sum->batches, stat->batches);
+		sum->invalidated += stat->invalidated;
+		sum->updated += stat->updated;
+		sum->skipped += stat->skipped;
+		sum->purges += stat->purges;
+		sum->errors += stat->errors;
+		sum->reconnects += stat->reconnects;
+		if (stat->catch_up_from < sum->catch_up_from)
+		{
+			sum->catch_up_from = stat->catch_up_from;
+			sum->catch_up_at = stat->catch_up_at;
+		}
+		if (stat->error[0] != '\0' &&
+			(sum->error[0] == '\0' || stat->error_at > sum->error_at))
+			strlcpy(sum->error, stat->error, sizeof(sum->error));
+		sum->error_at = Max(sum->error_at, stat->error_at);
+		stat->state = MLC_TARGET_UNUSED;
+	}
+}
+
+void
+mlc_segment_read_servers(MlcRelayShared *relay, MlcTargetStat *servers)
+{
+	LWLockAcquire(mlc_shared->lock, LW_SHARED);
+	memcpy(servers, relay->targets, sizeof(relay->targets));
+	LWLockRelease(mlc_shared->lock);
+	for (int i = 0; i < MLC_MAX_TARGETS; i++)
+		if (servers[i].state != MLC_TARGET_UNUSED)
+			fold_nodes(servers, i);
+}

@@ -199,4 +199,11 @@ mlc_segment_is_prepared(MlcRelayShared *relay)
 /* Counters of a rule of this database; NULL when the table is full. */
 extern MlcRuleStat *mlc_segment_rule_stat(Oid dbid, int32 rule);
 
+/*
+ * Copies MLC_MAX_TARGETS entries, one a server: of the masters of a cluster
+ * the worst and the sums.  State UNUSED: none.
+ */
+extern void mlc_segment_read_servers(MlcRelayShared *relay,
+									 MlcTargetStat *servers);
+
 #endif							/* MLC_SHM_SEGMENT_H */
