@@ -85,6 +85,38 @@ SELECT mlcache.lock_acquire_xact('b') > 0 AS given;
 SELECT mlcache.lock_release('a');
 SELECT * FROM seen WHERE operation = 'lock';
 
+-- what is told is within a sixteenth of what was
+DO $$
+DECLARE
+	s record;
+BEGIN
+	FOR i IN 1 .. 40 LOOP
+		PERFORM mlcache.reset_stats();
+		PERFORM mlcache.lock_acquire('a');
+		PERFORM pg_sleep(0.01) WHERE i % 10 = 0;
+		PERFORM mlcache.lock_release('a');
+		SELECT * INTO s FROM mlcache.stat WHERE operation = 'lock';
+		IF s.count <> 1 OR s.mean <> s.max OR s.p50 > s.max OR s.p50 < s.mean * 15 / 16 OR s.p50 <> s.p999 THEN
+			RAISE WARNING '%', s;
+		END IF;
+	END LOOP;
+END
+$$;
+
+-- a fill that comes too late is refused, and cached nowhere
+CREATE FUNCTION forget_lease(key text) RETURNS text LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+	EXECUTE format('COPY (SELECT 1) TO PROGRAM %L', (SELECT command FROM mlctest.redis_cli) || ' DEL mlc:{' || key || '} >/dev/null');
+	RETURN '"late"';
+END
+$$;
+SELECT mlcache.attach('account', key => 'late:{id}', consistency => 'strong',
+	loader => 'SELECT public.forget_lease(''late:'' || $1)') > 0 AS attached;
+SELECT settle();
+SELECT mlcache.get('late:1');
+SELECT mlcache.get('late:1');
+SELECT * FROM rules WHERE key = 'late:{id}';
+
 -- anew
 SELECT count(mlcache.get('p:1')) FROM generate_series(1, 100);
 SELECT mlcache.reset_stats();
@@ -106,6 +138,6 @@ RESET ROLE;
 
 DROP VIEW seen, rules;
 DROP TABLE p, account;
-DROP FUNCTION armed();
+DROP FUNCTION armed(), forget_lease(text);
 DROP ROLE stat_nobody, stat_monitor;
 \i :end
