@@ -749,7 +749,7 @@ mlc_xact_probe(const MlcRule *rule, const char *key)
 	mlc_event_message_begin(&message);
 	mlc_event_message_section(&message, &section);
 	mlc_event_message_key(&message, MLC_OP_INVALIDATE, key, strlen(key));
-	(void) LogLogicalMessage(MLC_PROBE_PREFIX, message.data, message.len, true);
+	(void) MLC_LOG_MESSAGE(MLC_PROBE_PREFIX, message.data, message.len, true);
 	pfree(message.data);
 }
 
