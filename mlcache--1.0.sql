@@ -74,6 +74,7 @@ CREATE TABLE mlcache.rule (
 	servers name[],
 	secret bigint NOT NULL,
 	tag text CHECK (pg_catalog.octet_length(tag) BETWEEN 1 AND 1024),
+	stale bigint CHECK (stale > 0),
 	CHECK (id OPERATOR(pg_catalog.=) 0
 		   OR (key IS NULL) OPERATOR(pg_catalog.<>) (tag IS NULL))
 ) WITH (user_catalog_table = true, toast_tuple_target = 8160);
@@ -104,7 +105,8 @@ CREATE VIEW mlcache.rules AS
 SELECT id, relation, key, action, consistency, capture,
 	   ttl OPERATOR(pg_catalog.*) interval '1 ms' AS ttl,
 	   negative_ttl OPERATOR(pg_catalog.*) interval '1 ms' AS negative_ttl,
-	   columns, loader, filter, on_unreachable, servers, tag
+	   columns, loader, filter, on_unreachable, servers, tag,
+	   stale OPERATOR(pg_catalog.*) interval '1 ms' AS stale
 FROM mlcache.rule
 WHERE id OPERATOR(pg_catalog.>) 0;
 COMMENT ON VIEW mlcache.rules
@@ -124,11 +126,12 @@ CREATE FUNCTION mlcache.attach(
 	capture text DEFAULT NULL,
 	on_unreachable text DEFAULT 'error',
 	negative_ttl interval DEFAULT NULL,
-	servers name[] DEFAULT NULL)
+	servers name[] DEFAULT NULL,
+	stale interval DEFAULT NULL)
 RETURNS int
 AS 'MODULE_PATHNAME', 'mlc_attach'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION mlcache.attach(regclass, text, text, text, interval, name[], text, text, text, text, text, interval, name[])
+COMMENT ON FUNCTION mlcache.attach(regclass, text, text, text, interval, name[], text, text, text, text, text, interval, name[], interval)
 IS 'attaches a cache rule to a table; returns the rule''s id';
 
 CREATE FUNCTION mlcache.detach(relation regclass, key text DEFAULT NULL,

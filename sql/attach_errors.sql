@@ -79,6 +79,9 @@ SELECT mlcache.attach('product', key => 'product:{id}', ttl => '0');
 SELECT mlcache.attach('product', key => 'product:{id}', ttl => '-1 s');
 SELECT mlcache.attach('product', key => 'product:{id}', ttl => '999 us');
 SELECT mlcache.attach('product', key => 'product:{id}', negative_ttl => '-1 day');
+SELECT mlcache.attach('product', key => 'product:{id}', stale => '0');
+SELECT mlcache.attach('product', key => 'product:{id}', stale => '1 min', consistency => 'strong');
+SELECT mlcache.attach('product', tag => 'x', stale => '1 min');
 
 -- an action that needs a key of one row
 SELECT mlcache.attach('product', key => 'category:{category}', action => 'update');

@@ -131,6 +131,8 @@ store(const MlcAttach *attach, MlcCapture capture)
 	SET(MLC_RULE_SERVERS, names_datum(attach->nservers, attach->servers,
 									  NULLS(MLC_RULE_SERVERS)));
 	SET(MLC_RULE_SECRET, Int64GetDatum(random_secret()));
+	SET(MLC_RULE_STALE, Int64GetDatum(attach->stale));
+	*NULLS(MLC_RULE_STALE) = attach->stale == 0;
 	SET(MLC_RULE_TAG, text_datum(attach->tag, NULLS(MLC_RULE_TAG)));
 #undef SET
 #undef NULLS

@@ -22,6 +22,7 @@ typedef struct MlcAttach
 	const char *action;
 	int64		ttl;			/* ms; 0: none */
 	int64		negative_ttl;	/* ms; 0: none */
+	int64		stale;			/* ms; 0: none */
 	int			ncolumns;
 	char	  **columns;
 	const char *loader;

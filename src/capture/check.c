@@ -389,6 +389,12 @@ check_action(const MlcAttach *attach, MlcRule *rule, MlcBinding *binding,
 	bool		unique = mlc_check_is_unique(relation, binding->attnums,
 											 rule->template->ncolumns);
 
+	if (attach->stale > 0 && rule->consistency == MLC_STRONG)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a strong rule takes no stale"),
+				 errdetail("Its readers never get a copy that has been removed."),
+				 errhint("Leave stale out, or say consistency => 'eventual'.")));
 	if (rule->action == MLC_OP_REPLICATE && rule->consistency == MLC_STRONG)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -469,6 +475,7 @@ check_tag(const MlcAttach *attach, MlcRule *rule, Relation relation)
 	const char *unfit =
 	rule->action != MLC_OP_INVALIDATE ? "action" :
 	attach->ttl > 0 ? "ttl" : attach->negative_ttl > 0 ? "negative_ttl" :
+	attach->stale > 0 ? "stale" :
 	attach->ncolumns > 0 ? "columns" : attach->loader ? "loader" : NULL;
 	ListCell   *lc;
 

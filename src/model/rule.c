@@ -316,6 +316,7 @@ mlc_rule_from_tuple(HeapTuple tuple, TupleDesc desc)
 	rule->capture = text_column(tuple, desc, MLC_RULE_CAPTURE)[0];
 	rule->ttl = int8_column(tuple, desc, MLC_RULE_TTL);
 	rule->negative_ttl = int8_column(tuple, desc, MLC_RULE_NEGATIVE_TTL);
+	rule->stale = int8_column(tuple, desc, MLC_RULE_STALE);
 	rule->ncolumns = names_column(tuple, desc, MLC_RULE_COLUMNS, &rule->columns);
 	rule->loader = text_column(tuple, desc, MLC_RULE_LOADER);
 	rule->filter = text_column(tuple, desc, MLC_RULE_FILTER);

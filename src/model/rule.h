@@ -39,7 +39,8 @@
 #define MLC_RULE_SERVERS 13
 #define MLC_RULE_SECRET 14
 #define MLC_RULE_TAG 15
-#define MLC_RULE_NATTS 15
+#define MLC_RULE_STALE 16		/* ms */
+#define MLC_RULE_NATTS 16
 
 /*
  * The id of a row of mlcache.rule that is no rule: it stands for the keys that
@@ -73,6 +74,7 @@ typedef struct MlcRule
 	MlcCapture	capture;
 	int64		ttl;			/* ms; 0: none */
 	int64		negative_ttl;	/* ms; 0: none */
+	int64		stale;			/* ms that a removed copy may be read; 0: none */
 	int			ncolumns;		/* payload columns; 0: all */
 	char	  **columns;
 	char	   *loader;			/* a query, or NULL: the row */

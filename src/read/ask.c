@@ -89,11 +89,20 @@ pttl_of(MlcReply *reply)
 	return reply->type == MLC_REPLY_INTEGER ? reply->integer : -2;
 }
 
+/* May the read have a copy that was removed, while somebody else loads? */
+static bool
+takes_stale(MlcRead *read, const MlcBound *bound)
+{
+	return read->rule->stale > 0 && bound == NULL;
+}
+
 /* One key or many: they differ in the shape of the answer. */
 static void
-append_call(MlcLink *link, MlcRead **call, int count, const char *token)
+append_call(MlcLink *link, MlcRead **call, int count, const char *token,
+			const MlcBound *bound)
 {
 	MlcCommand	cmd;
+	bool		stale = false;
 
 	mlc_command_init(&cmd);
 	mlc_command_add(&cmd, "FCALL", 5);
@@ -104,6 +113,10 @@ append_call(MlcLink *link, MlcRead **call, int count, const char *token)
 	mlc_command_add_cstr(&cmd, token);
 	mlc_command_add_int(&cmd, mlc_lease_timeout);
 	mlc_command_add_cstr(&cmd, link->ns);
+	for (int i = 0; i < count; i++)
+		stale |= takes_stale(call[i], bound);
+	if (stale)
+		mlc_command_add_cstr(&cmd, "1");
 	mlc_command_append(&cmd, link->conn);
 	for (int i = 0; i < count; i++)
 		if (with_pttl(call[i]))
@@ -197,6 +210,13 @@ take_answer(MlcRead *read, MlcReply *reply, const MlcBound *bound)
 	{
 		read->state = MLC_READ_ASK;
 		read->busy = reply->elements[1]->integer;
+		if (reply->nelements > 2 && takes_stale(read, bound) &&
+			reply->elements[2]->type == MLC_REPLY_STRING &&
+			take_value(read, reply->elements[2]))
+		{
+			read->source = MLC_FROM_STALE;
+			read->state = MLC_READ_DONE;
+		}
 	}
 }
 
@@ -242,7 +262,7 @@ ask_calls(MlcLink *link, MlcRead *reads, int n, const char *token,
 	int			at = 0;
 
 	while ((count = next_call(link, reads, n, &at, call)) > 0)
-		append_call(link, call, count, token);
+		append_call(link, call, count, token, bound);
 	at = 0;
 	while ((count = next_call(link, reads, n, &at, call)) > 0)
 		if (!take_call(link, call, count, bound))

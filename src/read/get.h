@@ -20,6 +20,7 @@ typedef enum MlcSource
 	MLC_FROM_NOWHERE,			/* the key was NULL */
 	MLC_FROM_L1,
 	MLC_FROM_L2,
+	MLC_FROM_STALE,				/* what was removed, while somebody else loads */
 	MLC_FROM_LOAD,				/* the row, and the cache was filled with it */
 	MLC_FROM_ROW				/* the row; nothing was cached */
 } MlcSource;

@@ -41,6 +41,7 @@ mlc_tally_reads(const MlcRead *reads, int n, bool cached, uint64 start)
 			mlc_stats_hit_call(start);
 			break;
 		case MLC_FROM_L2:
+		case MLC_FROM_STALE:
 			mlc_stats_since(MLC_TIME_GET_L2, start);
 			break;
 		case MLC_FROM_LOAD:

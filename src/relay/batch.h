@@ -24,7 +24,9 @@ typedef struct MlcRelayRule
 	MlcTemplate *template;		/* NULL: it gives no keys */
 	char	   *glob;			/* of its keys */
 	char	   *guard_glob;		/* of their guards */
+	char	   *kept_glob;		/* of copies that are kept; NULL: none are */
 	int64		ttl;			/* ms; 0: none */
+	int64		stale;			/* ms that what is removed is kept; 0: not */
 	MlcConsistency consistency;
 	bool		degrade;		/* strong, but a commit may leave no marks */
 	bool		invalidate;		/* its action, and all it does */

@@ -513,6 +513,51 @@ append_node_events(MlcTarget *target, MlcBatch *batch, bool oom, bool *held_back
 	flush_node_removals(target, strong_removals);
 }
 
+/* Is a copy to be kept of what the event removes? */
+static bool
+is_kept(MlcTarget *target, MlcBatchEvent *event)
+{
+	return !event->dead && event->rule->stale > 0 &&
+		event->op != MLC_OP_UPDATE && event->op != MLC_OP_REPLICATE &&
+		mlc_target_concerns(target, event->rule, event->version) &&
+		(target->group == NULL || mlc_group_owns_event(target, event));
+}
+
+/*
+ * Before anything is removed, for readers that may have it while somebody else
+ * loads.  One call a key, since keys of a cluster lie in many slots, and such
+ * rules are for what is costly to load, not for what changes all the time.
+ */
+static void
+append_keeps(MlcTarget *target, MlcBatch *batch)
+{
+	MlcCommand	cmd;
+
+	mlc_command_init(&cmd);
+	for (int i = 0; i < batch->nevents; i++)
+	{
+		MlcBatchEvent *event = &batch->events[i];
+
+		if (!is_kept(target, event))
+			continue;
+		mlc_command_reset(&cmd);
+		mlc_command_add(&cmd, "FCALL", 5);
+		mlc_command_add(&cmd, "mlc_keep", 8);
+		mlc_command_add(&cmd, "1", 1);
+		mlc_command_add(&cmd, event->key, event->keylen);
+		mlc_command_add_cstr(&cmd, target->ns);
+		mlc_command_add_int(&cmd, event->rule->stale);
+		mlc_command_append(&cmd, target->conn);
+		if (target->group)
+		{
+			remember_sent(target, event);
+			expect_events(target, MLC_EXPECT_UNLINK, 1);
+		}
+		else
+			mlc_target_expect(target, MLC_EXPECT_UNLINK);
+	}
+}
+
 bool
 mlc_target_send(MlcTarget *target, MlcBatch *batch)
 {
@@ -551,6 +596,8 @@ mlc_target_send(MlcTarget *target, MlcBatch *batch)
 	memset(&values, 0, sizeof(values));
 	mlc_command_init(&values.cmd);
 
+	if (!oom)
+		append_keeps(target, batch);
 	if (target->group)
 		append_node_events(target, batch, oom, &held_back);
 	for (int i = 0; i < batch->nevents && target->group == NULL; i++)

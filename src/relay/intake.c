@@ -51,6 +51,9 @@ make_rule(const MlcRule *rule)
 		entry->guard_glob = glob.data;
 	}
 	entry->ttl = rule->ttl;
+	entry->stale = rule->stale;
+	if (rule->stale > 0)
+		entry->kept_glob = psprintf("mlc:%s", entry->guard_glob);
 	entry->consistency = rule->consistency;
 	entry->degrade = rule->degrade;
 	entry->invalidate = rule->action == MLC_OP_INVALIDATE &&

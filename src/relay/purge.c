@@ -14,6 +14,7 @@
 #include "postgres.h"
 
 #include "miscadmin.h"
+#include "redis/cluster.h"
 #include "redis/command.h"
 #include "relay/free.h"
 #include "relay/group.h"
@@ -22,6 +23,14 @@
 
 #define SCAN_COUNT "1000"
 #define KEYS_A_CALL 500			/* of mlc_remove */
+
+/* What the names of a scan are. */
+typedef enum Names
+{
+	ENTRIES,
+	GUARDS,
+	KEPT						/* copies for readers that may have them stale */
+} Names;
 
 /* The key that a guard belongs to, in the current context; NULL: none. */
 static char *
@@ -58,14 +67,16 @@ key_of_guard(const char *guard, size_t len, size_t *keylen)
 
 /* The key that a name stands for, if it is one of the rules'; else NULL. */
 static char *
-key_of(MlcReply *name, bool guards, MlcRelayRule **rules, int nrules,
+key_of(MlcReply *name, Names what, MlcRelayRule **rules, int nrules,
 	   size_t *keylen)
 {
 	char	   *values[MLC_KEY_MAX_COLUMNS];
 	char	   *key = name->str;
 
 	*keylen = name->len;
-	if (guards)
+	if (what == KEPT && name->len > 4)
+		key = key_of_guard(name->str + 4, name->len - 4, keylen);
+	else if (what == GUARDS)
 		key = key_of_guard(name->str, name->len, keylen);
 	for (int i = 0; key && i < nrules; i++)
 		if (mlc_key_match(rules[i]->template, key, *keylen, values))
@@ -112,13 +123,39 @@ remove_keys(MlcTarget *target, const char **keys, size_t *lens, int n)
 	return true;
 }
 
+/*
+ * The same for copies that are kept: one that has gone with its slot is left to
+ * its time to live.
+ */
+static bool
+remove_kept(MlcTarget *target, const char **names, size_t *lens, int n)
+{
+	MlcCommand	cmd;
+
+	mlc_command_init(&cmd);
+	for (int i = 0; i < n; i++)
+	{
+		MlcReply   *reply;
+
+		mlc_command_reset(&cmd);
+		mlc_command_add_cstr(&cmd, "UNLINK");
+		mlc_command_add(&cmd, names[i], lens[i]);
+		reply = mlc_command_call(&cmd, target->conn);
+		if (reply && mlc_cluster_is_redirect(reply))
+			continue;
+		if (!mlc_target_good(target, reply, "removal"))
+			return false;
+	}
+	return true;
+}
+
 /* Removes what belongs to the rules: names, or entries and leases of keys. */
 static bool
-remove_names(MlcTarget *target, MlcReply *names, bool guards,
+remove_names(MlcTarget *target, MlcReply *names, Names what,
 			 MlcRelayRule **rules, int nrules)
 {
-	bool		strong = any_strong(rules, nrules);
-	bool		by_key = strong || target->group;
+	bool		strong = what != KEPT && any_strong(rules, nrules);
+	bool		by_key = strong || (what != KEPT && target->group);
 	MlcCommand	cmd;
 	int			n = 0;
 	const char **keys = palloc(sizeof(char *) * Max(names->nelements, 1));
@@ -127,7 +164,7 @@ remove_names(MlcTarget *target, MlcReply *names, bool guards,
 	for (size_t i = 0; i < names->nelements; i++)
 	{
 		size_t		keylen;
-		char	   *key = key_of(names->elements[i], guards, rules, nrules,
+		char	   *key = key_of(names->elements[i], what, rules, nrules,
 								 &keylen);
 
 		if (key == NULL)
@@ -137,6 +174,8 @@ remove_names(MlcTarget *target, MlcReply *names, bool guards,
 	}
 	if (n == 0)
 		return true;
+	if (target->group && what == KEPT)
+		return remove_kept(target, keys, lens, n);
 	if (target->group)
 		return remove_keys(target, keys, lens, n);
 	mlc_command_init(&cmd);
@@ -162,7 +201,7 @@ remove_names(MlcTarget *target, MlcReply *names, bool guards,
 /* One step of a scan.  The next cursor is copied; false: the target is down. */
 static bool
 step(MlcTarget *target, char *cursor, size_t size, const char *glob,
-	 bool guards, MlcRelayRule **rules, int nrules)
+	 Names what, MlcRelayRule **rules, int nrules)
 {
 	MlcReply   *reply;
 	MlcReply   *names;
@@ -180,11 +219,11 @@ step(MlcTarget *target, char *cursor, size_t size, const char *glob,
 	}
 	strlcpy(cursor, reply->elements[0]->str, size);
 	names = reply->elements[1];
-	return remove_names(target, names, guards, rules, nrules);
+	return remove_names(target, names, what, rules, nrules);
 }
 
 static bool
-scan(MlcTarget *target, const char *glob, bool guards, MlcRelayRule **rules,
+scan(MlcTarget *target, const char *glob, Names what, MlcRelayRule **rules,
 	 int nrules)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
@@ -198,7 +237,7 @@ scan(MlcTarget *target, const char *glob, bool guards, MlcRelayRule **rules,
 	{
 		CHECK_FOR_INTERRUPTS();
 		MemoryContextReset(context);
-		done = step(target, cursor, sizeof(cursor), glob, guards, rules, nrules);
+		done = step(target, cursor, sizeof(cursor), glob, what, rules, nrules);
 	} while (done && strcmp(cursor, "0") != 0);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
@@ -208,8 +247,10 @@ scan(MlcTarget *target, const char *glob, bool guards, MlcRelayRule **rules,
 bool
 mlc_purge_rule(MlcTarget *target, MlcRelayRule *rule)
 {
-	return scan(target, rule->guard_glob, true, &rule, 1) &&
-		scan(target, rule->glob, false, &rule, 1);
+	return scan(target, rule->guard_glob, GUARDS, &rule, 1) &&
+		scan(target, rule->glob, ENTRIES, &rule, 1) &&
+		(rule->kept_glob == NULL ||
+		 scan(target, rule->kept_glob, KEPT, &rule, 1));
 }
 
 bool
@@ -226,6 +267,7 @@ mlc_purge_all(MlcTarget *target, HTAB *rules)
 		if (rule->template)
 			all[nrules++] = rule;
 	return mlc_free_purge(target) &&
-		scan(target, "mlc:*", true, all, nrules) &&
-		scan(target, "*", false, all, nrules);
+		scan(target, "mlc:*", GUARDS, all, nrules) &&
+		scan(target, "mlc:mlc:*", KEPT, all, nrules) &&
+		scan(target, "*", ENTRIES, all, nrules);
 }

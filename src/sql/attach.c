@@ -85,7 +85,7 @@ ttl_arg(FunctionCallInfo fcinfo, int n, const char *name)
 
 /*
  * mlcache.attach(relation, key, consistency, action, ttl, columns, loader,
- * filter, tag, capture, on_unreachable, negative_ttl, servers) returns the
+ * filter, tag, capture, on_unreachable, negative_ttl, servers, stale) returns the
  * rule's id.
  */
 Datum
@@ -114,6 +114,7 @@ mlc_attach(PG_FUNCTION_ARGS)
 	attach.capture = text_arg(fcinfo, 9);
 	attach.on_unreachable = required_arg(fcinfo, 10, "on_unreachable");
 	attach.negative_ttl = ttl_arg(fcinfo, 11, "negative_ttl");
+	attach.stale = ttl_arg(fcinfo, 13, "stale");
 	attach.nservers = names_arg(fcinfo, 12, "servers", &attach.servers);
 	PG_RETURN_INT32(mlc_attach_rule(&attach));
 }

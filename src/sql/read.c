@@ -244,6 +244,8 @@ source_name(MlcSource source)
 			return "L1";
 		case MLC_FROM_L2:
 			return "L2";
+		case MLC_FROM_STALE:
+			return "stale";
 		case MLC_FROM_LOAD:
 			return "load";
 		case MLC_FROM_ROW:

@@ -55,6 +55,83 @@ class Lease(LibraryTest):
         self.assertEqual(self.get(token="t2")[0], "lease")
 
 
+class Stale(LibraryTest):
+    def keep(self, key="k", ms=60000):
+        return self.fcall("mlc_keep", [key], "db", ms)
+
+    def ask(self, key="k", token="t2", *flag):
+        answer = self.get(key, token, 60000, "db", *flag)
+        return answer[:1] + answer[2:] if answer[0] == "busy" else answer
+
+    def removed(self, key="k", **kw):
+        self.cache(key, **kw)
+        self.assertEqual(self.keep(key), 1)
+        self.r.unlink(key, "mlc:{%s}" % key)
+        self.assertEqual(self.get(key, "t1")[0], "lease")
+
+    def test_while_somebody_loads(self):
+        self.removed()
+        self.assertEqual(self.ask("k", "t2", 1), ["busy", "old"])
+        self.assertEqual(self.ask("k", "t2", 0), ["busy"])
+        self.assertEqual(self.ask("k", "t2"), ["busy"])
+        self.assertEqual(self.ask("k", "t1", 1)[0], "lease")
+        self.fill(payload="new")
+        self.assertEqual(self.ask("k", "t2", 1)[:2], ["hit", "new"])
+
+    def test_nothing_was_kept(self):
+        self.get()
+        self.assertEqual(self.ask("k", "t2", 1), ["busy"])
+
+    def test_for_a_while(self):
+        self.cache()
+        self.keep(ms=5000)
+        self.assertTrue(4000 < self.r.pttl("mlc:mlc:{k}") <= 5000)
+
+    def test_the_youngest_copy_is_kept(self):
+        self.removed()
+        self.fill(payload="new")
+        self.keep()
+        self.r.unlink("k", "mlc:{k}")
+        self.get("k", "t1")
+        self.assertEqual(self.ask("k", "t2", 1), ["busy", "new"])
+
+    def test_only_what_is_vouched_for(self):
+        self.r.set("k", "forged")
+        self.assertEqual(self.keep(), 0)
+        self.get("lease")
+        self.r.set("lease", "forged")
+        self.assertEqual(self.keep("lease"), 0)
+        self.cache("absent", "", absent=1)
+        self.assertEqual(self.keep("absent"), 0)
+        self.assertEqual(self.keep("nothing"), 0)
+        self.assertEqual(self.r.keys("mlc:mlc:*"), [])
+
+    def test_not_under_quarantine(self):
+        self.cache()
+        self.keep()
+        self.quarantine("o1")
+        self.assertEqual(self.ask("k", "t2", 1), ["quarantined"])
+
+    def test_a_copy_is_no_guard(self):
+        self.cache(payload="|||||||o1=0")
+        self.keep()
+        self.assertEqual(self.fcall("mlc_sweep", [], "db", 0, 1000)[2], [])
+
+    def test_purged(self):
+        self.cache()
+        self.keep()
+        self.fcall("mlc_purge", [], "db", 0, 1000, "k")
+        self.assertEqual(self.r.keys("*mlc:{k}"), [])
+
+    def test_many(self):
+        self.removed("a", payload="A")
+        self.get("b")
+        self.cache("c", "C")
+        found = self.fcall("mlc_mget", ["a", "b", "c"], "t2", 60000, "db", 1)
+        self.assertEqual([found[0][0], found[0][2], len(found[1]), found[2][:2]],
+                         ["busy", "A", 2, ["hit", "C"]])
+
+
 class ManyKeys(LibraryTest):
     KEYS = ["hit", "{tag}:hit", "absent", "busy", "marked", "forged", "free"]
 

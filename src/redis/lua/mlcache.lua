@@ -42,7 +42,7 @@
 -- would not be safe here).
 
 -- Thousands count what older callers do not understand.
-local VERSION = 1008
+local VERSION = 1009
 
 local MAX_KEYS = 1000
 local MAX_MS = 1000 * 60 * 60 * 24 * 366 * 100
@@ -185,7 +185,17 @@ local function key_of_guard(name)
 		return key
 	end
 	key = match(name, '^mlc:(.*{[^}]+}.*)$')
-	return key and not find(key, '^state:') and key or nil
+	return key and not find(key, '^state:') and not find(key, '^mlc:') and key or nil
+end
+
+-- Where a copy is kept that was removed, for those who may have it stale: in the
+-- slot of the key, and no guard's name, since no key begins with "mlc:".
+local function kept_name(name)
+	return 'mlc:' .. name
+end
+
+local function is_entry(text)
+	return text and #text == PLAIN_ENTRY_LEN and byte(text) ~= BAR
 end
 
 -- Looking at all keys in one string first spares most keys a look of their own.
@@ -769,11 +779,34 @@ local function mlc_invalidate(keys, args)
 	return n
 end
 
+-- n keys; ns, then for each key: ms -> how many were cached.  What is cached is
+-- kept for so long, under another name, for readers that may have it while
+-- somebody else loads: before it is removed.
+local function mlc_keep(keys, args)
+	local n = need_keys(keys, 1, MAX_KEYS)
+	need_args(args, 1 + n, 1 + n)
+	need_name('namespace', args[1])
+	local names = guard_names(keys)
+	local payloads = redis.call('MGET', unpack(keys))
+	local texts = redis.call('MGET', unpack(names))
+	local plan = new_plan()
+	local kept = 0
+	for i = 1, n do
+		local ms = need_ms('time', args[1 + i], 1)
+		if payloads[i] and is_entry(texts[i]) then
+			put(plan, kept_name(names[i]), payloads[i], ms)
+			kept = kept + 1
+		end
+	end
+	run(plan)
+	return kept
+end
+
 -- ---------- reading ----------
 
 -- What a reader is told of one key, whose entry and guard have been read.
-local function look(key, name, payload, text, token, lease_ms, nonce, applied, applying)
-	if payload and text and #text == PLAIN_ENTRY_LEN and byte(text) ~= BAR then
+local function look(key, name, payload, text, token, lease_ms, nonce, applied, applying, stale)
+	if payload and is_entry(text) then
 		return {'hit', payload, sub(text, 1, 24), sub(text, 26, 49), applied}
 	end
 
@@ -793,7 +826,8 @@ local function look(key, name, payload, text, token, lease_ms, nonce, applied, a
 		end
 	end
 	if guard and guard.nonce == nonce and guard.token ~= token and guard.deadline > now then
-		return {'busy', guard.deadline - now}
+		return {'busy', guard.deadline - now,
+			stale and redis.call('MGET', kept_name(name))[1] or nil}
 	end
 	local floor = guard and not guard.taint and guard.floor or ''
 	redis.call('SET', name, format('||%s||%s|%.0f|%s|', floor, token, now + lease_ms, nonce),
@@ -801,21 +835,23 @@ local function look(key, name, payload, text, token, lease_ms, nonce, applied, a
 	return {'lease', applied, applying}
 end
 
--- 1 key; token, lease_ms [, ns] ->
+-- 1 key; token, lease_ms [, ns [, stale (0/1)]] ->
 --	 {'hit', payload, lo, hi, applied}
 --	 {'absent', lo, hi, applied}	   cached: there is no such row
 --	 {'lease', applied, applying}	   load the row in a new snapshot, mlc_fill
---	 {'busy', ms}					   somebody else loads; at most so long
+--	 {'busy', ms [, payload]}		   somebody else loads; at most so long.  With
+--									   stale: what was removed a short while ago
 --	 {'quarantined'}				   load the row, do not fill
 --	 {'unarmed'}					   the same
 -- The holder of a lease that asks again is given it again.
 local function mlc_get(keys, args)
 	need_keys(keys, 1, 1)
-	need_args(args, 2, 3)
+	need_args(args, 2, 4)
 	local key = keys[1]
 	local name = guard_name(key)
 	local token = need_token(args[1])
 	local lease_ms = need_ms('lease', args[2], 1)
+	local stale = args[4] and need_flag('stale', args[4])
 	local ns = args[3] or default_namespace()
 	if not ns then
 		return {'unarmed'}
@@ -825,16 +861,17 @@ local function mlc_get(keys, args)
 		return {'unarmed'}
 	end
 	local found = redis.call('MGET', key, name)
-	return look(key, name, found[1], found[2], token, lease_ms, nonce, applied, applying)
+	return look(key, name, found[1], found[2], token, lease_ms, nonce, applied, applying, stale)
 end
 
--- n keys; token, lease_ms, ns -> an array of what mlc_get answers for each.
+-- n keys; token, lease_ms, ns [, stale] -> an array of what mlc_get answers for each.
 local function mlc_mget(keys, args)
 	local n = need_keys(keys, 1, MAX_KEYS)
-	need_args(args, 3, 3)
+	need_args(args, 3, 4)
 	local names = guard_names(keys)
 	local token = need_token(args[1])
 	local lease_ms = need_ms('lease', args[2], 1)
+	local stale = args[4] and need_flag('stale', args[4])
 	local nonce, applied, applying = get_state(args[3])
 	local serves = is_armed(args[3], nonce) and applied
 	local answers = {}
@@ -848,7 +885,7 @@ local function mlc_mget(keys, args)
 	local texts = redis.call('MGET', unpack(names))
 	for i = 1, n do
 		answers[i] = look(keys[i], names[i], payloads[i], texts[i], token, lease_ms,
-			nonce, applied, applying)
+			nonce, applied, applying, stale)
 	end
 	return answers
 end
@@ -1107,6 +1144,7 @@ local function mlc_purge(keys, args)
 				else
 					redis.pcall('UNLINK', name)
 				end
+				redis.pcall('UNLINK', kept_name(name))
 				cleared = cleared + 1
 			end
 		end
@@ -1154,6 +1192,7 @@ register('mlc_adopt', mlc_adopt, 'allow-oom')
 register('mlc_publish', mlc_publish, 'allow-oom')
 register('mlc_apply', mlc_apply)
 register('mlc_invalidate', mlc_invalidate, 'allow-oom')
+register('mlc_keep', mlc_keep)
 register('mlc_get', mlc_get, 'allow-oom')
 register('mlc_mget', mlc_mget, 'allow-oom')
 register('mlc_fill', mlc_fill)
