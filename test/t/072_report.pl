@@ -161,8 +161,14 @@ SKIP:
 	cmp_ok($body{ground}, '>', 0.8, '...on light ground');
 	is($body{overflow}, 0, '...without scrolling sideways');
 
+	# the same in the dark, with a click on "a day"
+	append_to_file($file, q{<script>document.querySelector('[data-seconds="60"]').click()</script>});
 	($dom, $console) = chromium('--dump-dom', '--blink-settings=preferredColorScheme=0');
 	%body = $dom =~ /data-(contrast|texts|ground|overflow)="([^"]*)"/g;
+	%paths = $dom =~ /data-series="(.*?)"[^>]* d="(.*?)"/g;
+	my @minutes = grep { $_->[1] == 60 } @{ $data->{history} };
+	cmp_ok(scalar @minutes, '>', 0, 'there are minutes');
+	is(scalar(() = $paths{lag} =~ /[ML]/g), scalar @minutes, '...which a click shows');
 	is($console, '', 'in the dark the console says nothing, too');
 	cmp_ok($body{contrast}, '>=', 4.5, '...it can be read');
 	cmp_ok($body{ground}, '<', 0.05, '...on dark ground');
