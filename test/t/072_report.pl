@@ -135,7 +135,8 @@ SKIP:
 	is($points{p99}, scalar(grep { defined $_->[6] } @seconds), '...of convergence');
 	cmp_ok($points{p99}, '>', 0, '...of which there are some');
 	is($points{'hit ratio'}, scalar(grep { $_->[7] + $_->[8] > 0 } @seconds), '...of the hit ratio');
-	is($points{violations}, 1, '...of violations one, since there was one audit');
+	is($points{violations}, scalar(grep { $_->[11] > 0 || $_->[12] > 0 } @seconds), '...of violations, where copies were compared');
+	cmp_ok($points{violations}, '>', 0, '...which was done');
 	unlike($dom, qr/ d="[^"]*(NaN|Infinity|undefined)/, 'all of them numbers');
 	my @bands = $dom =~ /<rect /g;
 	my $down = grep { $_->[13] > 0 } @seconds[1 .. $#seconds];
@@ -153,7 +154,7 @@ SKIP:
 		like($dom, qr/<td class="">$row<\/td><td class="n">\d/, "the latency of $row");
 	}
 	like($dom, qr/<td class=""><code>p:\{id\}<\/code><\/td><td class="">strong<\/td>/, 'the rule');
-	like($dom, qr/<td class="">an hour<\/td><td class="n">90<\/td><td class="n">1<\/td>/, 'what the audit found');
+	like($dom, qr/<td class="">an hour<\/td><td class="n">\d+<\/td><td class="n">1<\/td>/, 'what the audit found');
 	like($dom, qr/<td class=""><code>p:\d+<\/code><\/td><td class="n">\d+<\/td>/, 'hot keys');
 	like($dom, qr/&lt;\/script&gt;&lt;script&gt;/, 'a name that is a script is a name');
 	cmp_ok($body{texts}, '>', 100, 'there is a lot to read');
