@@ -154,11 +154,11 @@ check_server(Check *check, MlcTargetStat *stat, MlcServer *server)
 			psprintf("Readers read rows, strong commits fail or degrade. %s%s",
 					 stat->error[0] ? "The last error: " : "It has not been reached yet.",
 					 stat->error),
-			psprintf("%s PING", mlc_look_cli(server, NULL)));
+			mlc_look_ping(server));
 	if (stat->state == MLC_TARGET_GIVEN_UP)
 		add(check, MLC_FINDING_GIVEN_UP, server->name,
 			pstrdup("WAL is no longer held for it (mlcache.slot_max_retained). It is purged when it returns."),
-			psprintf("%s PING", mlc_look_cli(server, NULL)));
+			mlc_look_ping(server));
 	if (stat->state == MLC_TARGET_PAUSED)
 		add(check, MLC_FINDING_PAUSED, server->name,
 			pstrdup("Changes are not delivered to it; WAL is held."),
@@ -306,7 +306,7 @@ check_slot(Check *check)
 static void
 check_redis(Check *check, const MlcRedisLook *look, MlcServer *server)
 {
-	const char *name = look->host[0] == '\0' ? server->name :
+	const char *name = server->options.nseeds == 0 ? server->name :
 	psprintf("%s (%s:%d)", server->name, look->host, look->port);
 	char	   *cli = mlc_look_cli(server, look);
 	double		limit = look->max * (mlc_alert_memory / 100.0);

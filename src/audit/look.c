@@ -75,6 +75,8 @@ look_at_node(const MlcRedisOptions *node, MlcRedisLook *look)
 	MlcReply   *time;
 	TimestampTz before;
 	TimestampTz after;
+	const char *host;
+	int			port;
 
 	options.connect_timeout = Min(options.connect_timeout, PATIENCE);
 	options.timeout = Min(options.timeout, PATIENCE);
@@ -85,11 +87,18 @@ look_at_node(const MlcRedisOptions *node, MlcRedisLook *look)
 	time = mlc_command_simple(conn, "TIME", NULL);
 	after = GetCurrentTimestamp();
 	info = time ? mlc_command_simple(conn, "INFO", NULL) : NULL;
+	host = mlc_conn_host(conn);
+	port = mlc_conn_port(conn);
 	mlc_conn_close(conn);
 	if (info == NULL)
 		return false;
 
 	look->at = after;
+	if (node->sentinel && host)
+	{
+		strlcpy(look->host, host, sizeof(look->host));
+		look->port = port;
+	}
 	if (redis_time(time) != 0)
 		look->clock_ms = redis_time(time) - our_time(before + (after - before) / 2);
 	if (info->type != MLC_REPLY_STRING)
@@ -178,24 +187,11 @@ mlc_look_at_all(MlcRelayShared *relay, const MlcRedisLook *before, int nbefore,
 	return n;
 }
 
-char *
-mlc_look_cli(MlcServer *server, const MlcRedisLook *look)
+static char *
+cli(const MlcRedisOptions *options, const char *host, int port)
 {
-	const MlcRedisOptions *options = &server->options;
-	const char *host = options->host;
-	int			port = options->port;
 	char	   *where;
 
-	if (look && look->host[0])
-	{
-		host = look->host;
-		port = look->port;
-	}
-	else if (options->nseeds > 0)
-	{
-		host = options->seeds[0].host;
-		port = options->seeds[0].port;
-	}
 	if (options->path)
 		where = psprintf("redis-cli -s %s", options->path);
 	else
@@ -206,4 +202,27 @@ mlc_look_cli(MlcServer *server, const MlcRedisLook *look)
 	else if (options->password)
 		where = psprintf("%s --askpass", where);
 	return where;
+}
+
+char *
+mlc_look_cli(MlcServer *server, const MlcRedisLook *look)
+{
+	if (look->host[0])
+		return cli(&server->options, look->host, look->port);
+	return cli(&server->options, server->options.host, server->options.port);
+}
+
+char *
+mlc_look_ping(MlcServer *server)
+{
+	const MlcRedisOptions *options = &server->options;
+
+	if (options->sentinel)
+		return psprintf("redis-cli -h %s -p %d SENTINEL MASTER %s",
+						options->sentinels[0].host, options->sentinels[0].port,
+						options->sentinel);
+	if (options->nseeds > 0)
+		return psprintf("%s CLUSTER NODES",
+						cli(options, options->seeds[0].host, options->seeds[0].port));
+	return psprintf("%s PING", cli(options, options->host, options->port));
 }

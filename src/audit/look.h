@@ -25,7 +25,10 @@
 extern int	mlc_look_at_all(MlcRelayShared *relay, const MlcRedisLook *before,
 							int nbefore, MlcRedisLook *looks);
 
-/* How to ask by hand: "redis-cli -h host -p 6379".  look: NULL, or the node. */
+/* How to ask by hand: "redis-cli -h host -p 6379". */
 extern char *mlc_look_cli(MlcServer *server, const MlcRedisLook *look);
+
+/* What to type to see whether a server is there. */
+extern char *mlc_look_ping(MlcServer *server);
 
 #endif							/* MLC_AUDIT_LOOK_H */

@@ -1051,6 +1051,12 @@ mlc_conn_host(MlcConn *conn)
 	return conn->options.host;
 }
 
+int
+mlc_conn_port(MlcConn *conn)
+{
+	return conn->options.port;
+}
+
 pgsocket
 mlc_conn_socket(MlcConn *conn)
 {

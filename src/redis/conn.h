@@ -138,8 +138,9 @@ extern const char *mlc_conn_error(MlcConn *conn);
  */
 extern int	mlc_conn_sqlstate(MlcConn *conn);
 
-/* The host it was made for; NULL for a unix socket. */
+/* The host it was made for, or Sentinel has named; NULL for a unix socket. */
 extern const char *mlc_conn_host(MlcConn *conn);
+extern int	mlc_conn_port(MlcConn *conn);
 
 /* For WaitEventSet / WaitLatchOrSocket; PGINVALID_SOCKET when closed. */
 extern pgsocket mlc_conn_socket(MlcConn *conn);

@@ -48,7 +48,8 @@ typedef struct MlcSample
 typedef struct MlcRedisLook
 {
 	Oid			serverid;
-	char		host[256];		/* of a cluster's master; else "" */
+	char		host[256];		/* of a master that a cluster, or Sentinel,
+								 * named; else "" */
 	int			port;
 	TimestampTz at;
 	char		policy[24];		/* maxmemory-policy */
