@@ -583,6 +583,30 @@ LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED;
 COMMENT ON FUNCTION mlcache.stat_get_servers()
 IS 'the relay''s counters, one row a server';
 
+CREATE FUNCTION mlcache.stat_get_nodes(
+	OUT serverid oid, OUT node text, OUT state text, OUT applied text,
+	OUT invalidated bigint, OUT updated bigint, OUT purges bigint,
+	OUT errors bigint, OUT reconnects bigint, OUT last_error text,
+	OUT last_error_at timestamptz)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'mlc_stat_get_nodes'
+LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION mlcache.stat_get_nodes()
+IS 'the relay''s counters, one row a master of a Redis Cluster';
+REVOKE ALL ON FUNCTION mlcache.stat_get_nodes() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION mlcache.stat_get_nodes() TO pg_monitor, mlcache_admin;
+
+CREATE VIEW mlcache.stat_nodes AS
+SELECT s.srvname AS server, t.node, t.state, t.applied, t.invalidated, t.updated,
+	   t.purges, t.errors, t.reconnects, t.last_error, t.last_error_at
+FROM mlcache.stat_get_nodes() t
+	JOIN pg_catalog.pg_foreign_server s
+		ON s.oid OPERATOR(pg_catalog.=) t.serverid;
+COMMENT ON VIEW mlcache.stat_nodes
+IS 'state and counters of each master of a Redis Cluster';
+REVOKE ALL ON mlcache.stat_nodes FROM PUBLIC;
+GRANT SELECT ON mlcache.stat_nodes TO pg_monitor, mlcache_admin;
+
 CREATE VIEW mlcache.stat_servers AS
 SELECT s.srvname AS server, coalesce(t.state, 'no relay') AS state,
 	   t.applied, t.lag_bytes, t.lag_ms, t.lag_ms_max, t.retained_bytes,

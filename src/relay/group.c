@@ -333,7 +333,8 @@ bool
 mlc_group_may_advance(MlcTarget *target)
 {
 	return target->group == NULL ||
-		(!target->group->failed && is_complete(target->group));
+		(!target->group->failed && is_complete(target->group)) ||
+		MLC_FAULT_SKIP("relay-together");
 }
 
 static bool
@@ -505,12 +506,27 @@ find_state(MlcTarget *target)
 	return true;
 }
 
+/* A state that went with its slot means nothing there; if it stays, no harm. */
+static void
+remove_state(MlcGroup *group, const char *key)
+{
+	for (int i = 0; i < mlc_relay->ntargets; i++)
+	{
+		MlcTarget  *target = mlc_relay->targets[i];
+
+		if (target->group == group && mlc_target_is_idle(target) &&
+			mlc_group_owns(target, key, strlen(key)))
+			(void) mlc_command_simple(target->conn, "UNLINK", key, NULL);
+	}
+}
+
 /* Goes on in another slot, if this very process still serves for us. */
 static bool
 replace_state(MlcTarget *target, bool *replaced)
 {
 	char		nonce[MLC_NONCE_LEN + 1];
 	char		applied[MLC_VERSION_LEN + 1];
+	char	   *old = state_key(target);
 	MlcReply   *reply;
 
 	set_tag(target, pick_slot(target));
@@ -527,6 +543,7 @@ replace_state(MlcTarget *target, bool *replaced)
 	{
 		strlcpy(target->nonce, nonce, sizeof(target->nonce));
 		target->published = target->applying = target->applied;
+		remove_state(target->group, old);
 	}
 	return true;
 }

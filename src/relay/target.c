@@ -106,6 +106,9 @@ mlc_target_set_node(MlcTarget *target, const MlcNode *node)
 	close_connection(target);
 	target->conn = mlc_conn_create(target->context, &target->options);
 	MemoryContextSwitchTo(old);
+	LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
+	snprintf(target->stat->node, MLC_NODE_LEN, "%s:%d", node->host, node->port);
+	LWLockRelease(mlc_shared->lock);
 }
 
 void

@@ -24,6 +24,7 @@
 								 * each */
 #define MLC_MAX_RULE_STATS 4096 /* rules with counters, all databases */
 #define MLC_ERROR_LEN 256
+#define MLC_NODE_LEN 72			/* "host:port" of a master of a cluster */
 
 typedef enum MlcTargetState
 {
@@ -40,6 +41,7 @@ typedef struct MlcTargetStat
 {
 	Oid			serverid;
 	MlcTargetState state;
+	char		node[MLC_NODE_LEN]; /* "": no cluster, or not known yet */
 	TimeLineID	applied_tli;
 	XLogRecPtr	applied_lsn;
 	TimestampTz applied_commit; /* commit time of the last applied change */

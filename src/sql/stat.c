@@ -29,6 +29,7 @@
 #include "utils/tuplestore.h"
 
 PG_FUNCTION_INFO_V1(mlc_stat_get_servers);
+PG_FUNCTION_INFO_V1(mlc_stat_get_nodes);
 PG_FUNCTION_INFO_V1(mlc_stat_get_rules);
 PG_FUNCTION_INFO_V1(mlc_stat_get_operations);
 PG_FUNCTION_INFO_V1(mlc_reset_stats);
@@ -121,6 +122,56 @@ mlc_stat_get_servers(PG_FUNCTION_ARGS)
 		values[n++] = Int64GetDatum(now - stat->catch_up_from);
 		values[n++] = Float8GetDatum((applied.lsn - stat->catch_up_from) / seconds);
 		Assert(n == STAT_COLUMNS);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	return (Datum) 0;
+}
+
+#define NODE_COLUMNS 11
+
+/* mlcache.stat_get_nodes() */
+Datum
+mlc_stat_get_nodes(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	MlcRelayShared *relay;
+	MlcTargetStat *stats = palloc(sizeof(MlcTargetStat) * MLC_MAX_TARGETS);
+
+	InitMaterializedSRF(fcinfo, 0);
+	mlc_segment_require();
+	relay = mlc_segment_my_relay();
+	if (relay == NULL || RecoveryInProgress())
+		return (Datum) 0;
+	LWLockAcquire(mlc_shared->lock, LW_SHARED);
+	memcpy(stats, relay->targets, sizeof(MlcTargetStat) * MLC_MAX_TARGETS);
+	LWLockRelease(mlc_shared->lock);
+	for (int i = 0; i < MLC_MAX_TARGETS; i++)
+	{
+		MlcTargetStat *stat = &stats[i];
+		Datum		values[NODE_COLUMNS];
+		bool		nulls[NODE_COLUMNS] = {false};
+		MlcVersion	applied = {stat->applied_tli, stat->applied_lsn};
+		char		text[MLC_VERSION_LEN + 1];
+		int			n = 0;
+
+		if (stat->state == MLC_TARGET_UNUSED || stat->node[0] == '\0')
+			continue;
+		mlc_version_print(applied, text);
+		values[n++] = ObjectIdGetDatum(stat->serverid);
+		values[n++] = CStringGetTextDatum(stat->node);
+		values[n++] = CStringGetTextDatum(state_name(stat->state));
+		nulls[n] = applied.lsn == InvalidXLogRecPtr;
+		values[n++] = CStringGetTextDatum(text);
+		values[n++] = Int64GetDatum(stat->invalidated);
+		values[n++] = Int64GetDatum(stat->updated);
+		values[n++] = Int64GetDatum(stat->purges);
+		values[n++] = Int64GetDatum(stat->errors);
+		values[n++] = Int64GetDatum(stat->reconnects);
+		nulls[n] = stat->error[0] == '\0';
+		values[n++] = CStringGetTextDatum(stat->error);
+		nulls[n] = stat->error_at == 0;
+		values[n++] = TimestampTzGetDatum(stat->error_at);
+		Assert(n == NODE_COLUMNS);
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;

@@ -111,6 +111,93 @@ for my $table (qw(i u r s))
 		"$key: it is cached there");
 }
 
+# Without the detour an old copy is left on one of both sides.
+{
+	my $key = 'u:8';
+	my $seen = 0;
+
+	name_of($key);
+	$t->set_fault('relay-detour=skip');
+	$cluster->move_slot($cluster->slot($key), $cluster->other_master($key), between => sub {
+		$t->sql("UPDATE u SET name = 'late' WHERE id = 8");
+		$t->wait_applied;
+		$seen ||= grep { !/"late"/ } copies($key);
+		$t->sql("UPDATE u SET name = 'later' WHERE id = 8");
+		$t->wait_applied;
+		$seen ||= grep { !/"later"/ } copies($key);
+	});
+	ok($seen, 'without the detour an old copy is seen');
+	$t->clear_fault;
+	$t->sql("UPDATE u SET name = 'late' WHERE id = 8");
+	$t->wait_applied;
+}
+
+# A strong commit that no mark can cover: nobody fills until it is over.
+for my $skip (0, 1)
+{
+	my $id = 20 + $skip;
+	my $key = "s:$id";
+	my $slot = $cluster->slot($key);
+	my $to = $cluster->other_master($key);
+	my $holder;
+	my $writer;
+
+	$t->wait_for('a hit', sub { name_of($key); defined $cluster->command('GET', $key) });
+	$t->set_fault('strong-after-quarantine=wait', $skip ? 'strong-close-cluster=skip' : ());
+	$holder = $t->hold('strong-after-quarantine');
+	$writer = $t->node->background_psql('postgres', on_error_stop => 0);
+	$cluster->move_slot($slot, $to, between => sub {
+		return if $writer->{busy}++;
+		$cluster->owner($slot)->command('UNLINK', $key, "mlc:{$key}");
+		$writer->query_until(qr/sent/, "\\echo sent\nUPDATE s SET name = 'held' WHERE id = $id;\n");
+		$t->wait_held('strong-after-quarantine');
+	});
+	is($to->command('FCALL', 'mlc_get', 1, $key, 'test', 60000)->[0], $skip ? 'lease' : 'unarmed',
+		$skip ? 'without closing the cluster a reader may fill' : 'nobody fills while the commit is under way');
+	$t->clear_fault;
+	$holder->quit;
+	$writer->quit;
+	$t->wait_applied;
+	$to->command('UNLINK', $key, "mlc:{$key}");
+	is(name_of($key), 'held', 'and the new row is read');
+}
+
+# ---------- a master away ----------
+
+# The others are delivered to, but nothing is called applied: what comes to them
+# from there with a slot must be as new as they say.
+for my $skip (0, 1)
+{
+	my $away = $cluster->owner($cluster->slot('i:7'));
+	my ($id) = grep { $cluster->owner($cluster->slot("i:$_")) != $away } 1 .. 300;
+	my $version;
+
+	$t->set_fault('relay-together=skip') if $skip;
+	name_of("i:$id");
+	$t->wait_applied;
+	$away->freeze;
+	$away->{gone} = 1;			# nobody asks it
+	$version = $t->sql("UPDATE i SET name = 'away $skip' WHERE id IN (7, $id);"
+		  . 'SELECT mlcache.last_commit_version()');
+	$t->wait_for('delivery', sub { !defined $cluster->command('GET', "i:$id") });
+	$t->wait_state('down');
+	if ($skip)
+	{
+		$t->wait_for('another claim', sub { $t->sql("SELECT count(*) FROM mlcache.stat_nodes WHERE applied >= '$version'") > 0 });
+		pass('without that it is called applied');
+	}
+	else
+	{
+		is($t->sql("SELECT count(*) FROM mlcache.stat_nodes WHERE applied >= '$version'"),
+			0, 'nothing is called applied while a master is away');
+	}
+	$away->thaw;
+	$away->{gone} = 0;
+	$t->clear_fault;
+	$t->wait_applied;
+	is(name_of('i:7'), "away $skip", 'it is caught up');
+}
+
 # ---------- a master killed ----------
 
 {

@@ -158,9 +158,11 @@ sub masters
 sub fail_over
 {
 	my ($self, $node) = @_;
-	my ($replica) = grep { $_ != $node && $_->command('CLUSTER', 'NODES') =~
-		  /myself,slave \Q$node->{id}\E/ } $self->running;
+	my ($replica) = grep { ($_->info('replication', 'master_port') // '') eq $node->{port} }
+	  $self->running;
 
+	die "no replica of $node->{port}:\n" . join("\n", map { $_->command('CLUSTER', 'NODES') } $self->running)
+	  unless $replica;
 	$node->{gone} = 1;
 	$node->kill9;
 	$replica->command('CLUSTER', 'FAILOVER', 'TAKEOVER');
@@ -174,6 +176,43 @@ sub knows_master
 	my ($node, $master) = @_;
 
 	return grep { $_->[2][2] eq $master->{id} } @{ $node->command('CLUSTER', 'SLOTS') };
+}
+
+sub other_master
+{
+	my ($self, $key) = @_;
+	my $owner = $self->owner($self->slot($key));
+
+	return (grep { $_ != $owner } $self->masters)[0];
+}
+
+# Of each master the last slot, where its state is at first.
+sub last_slots
+{
+	my ($self) = @_;
+	my %last;
+
+	for my $range (@{ ($self->running)[0]->command('CLUSTER', 'SLOTS') })
+	{
+		my $id = $range->[2][2];
+
+		$last{$id} = $range->[1] if !defined $last{$id} || $last{$id} < $range->[1];
+	}
+	return map { { id => $_, last => $last{$_} } } keys %last;
+}
+
+# Some key of a slot.
+sub key_in
+{
+	my ($self, $slot) = @_;
+
+	$self->{keys} //= {};
+	for (my $n = $self->{tried} // 0; !defined $self->{keys}{$slot}; $n++)
+	{
+		$self->{keys}{ $self->slot("{$n}") } //= "{$n}";
+		$self->{tried} = $n + 1;
+	}
+	return $self->{keys}{$slot};
 }
 
 # The key's slot is found by its node: a command with a key, or FCALL with one.
