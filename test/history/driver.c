@@ -7,6 +7,7 @@
  *	  driver option=value...
  *
  *	  pg=CONNINFO redis=SOCKET ns=NAMESPACE
+ *					or redis=cluster:HOST:PORT,HOST:PORT... of a Redis Cluster
  *	  table=NAME	(id int PRIMARY KEY, ver bigint, op bigint) with a rule
  *					NAME:{id}, and NAME_log (op bigint, id int, ver bigint,
  *					gone boolean)
@@ -59,11 +60,21 @@
 #define BUSY_TRIES 200
 #define BUSY_PAUSE 1000			/* us */
 #define RECONNECT_PAUSE 20000	/* us */
+#define MAX_NODES 16
+#define MAX_KEYS 64
+#define ADDRESS_LEN 64
+#define REDIRECTIONS 8
 
 typedef enum Role
 {
 	INSIDE, OUTSIDE, WRITER
 } Role;
+
+typedef struct Node
+{
+	char		address[ADDRESS_LEN];
+	redisContext *redis;
+} Node;
 
 typedef struct Session
 {
@@ -74,6 +85,9 @@ typedef struct Session
 	PGconn	   *pg;
 	redisContext *redis;
 	int			redis_epoch;
+	Node		nodes[MAX_NODES];	/* of a cluster */
+	char		where[MAX_KEYS + 1][ADDRESS_LEN];	/* each key's master; "":
+													 * not known */
 	char	   *record;			/* lines */
 	size_t		len;
 	size_t		size;
@@ -95,7 +109,9 @@ static const char *pg_info = "";
 static const char *table = "h";
 static const char *ns = "";
 static const char *out_file = "history";
-static char redis_socket[256];
+static char redis_socket[512];
+static char seeds[MAX_NODES][ADDRESS_LEN];
+static int	nseeds = 0;
 static pthread_mutex_t redis_lock = PTHREAD_MUTEX_INITIALIZER;
 static atomic_int redis_epoch;
 static int	keys = 8;
@@ -327,11 +343,104 @@ have_redis(Session *s)
 	return s->redis != NULL;
 }
 
+/* The connection to a node, or NULL. */
+static redisContext *
+node_at(Session *s, const char *address)
+{
+	struct timeval timeout = {2, 0};
+	Node	   *free_node = NULL;
+	char		host[ADDRESS_LEN];
+	char	   *colon;
+
+	for (int i = 0; i < MAX_NODES; i++)
+	{
+		if (s->nodes[i].redis && strcmp(s->nodes[i].address, address) == 0)
+			return s->nodes[i].redis;
+		if (s->nodes[i].redis == NULL)
+			free_node = &s->nodes[i];
+	}
+	if (free_node == NULL)
+		return NULL;
+	snprintf(host, sizeof(host), "%s", address);
+	colon = strrchr(host, ':');
+	if (colon == NULL)
+		return NULL;
+	*colon = '\0';
+	free_node->redis = redisConnectWithTimeout(host, atoi(colon + 1), timeout);
+	if (free_node->redis && free_node->redis->err)
+	{
+		redisFree(free_node->redis);
+		free_node->redis = NULL;
+	}
+	if (free_node->redis)
+		redisSetTimeout(free_node->redis, timeout);
+	snprintf(free_node->address, ADDRESS_LEN, "%s", address);
+	return free_node->redis;
+}
+
+static void
+lose_node(Session *s, redisContext *redis)
+{
+	for (int i = 0; i < MAX_NODES; i++)
+		if (s->nodes[i].redis == redis)
+			s->nodes[i].redis = NULL;
+	redisFree(redis);
+}
+
+/* Asks the key's master, and follows redirections. */
+static redisReply *
+call_cluster(Session *s, int argc, const char **argv)
+{
+	const char *key = argc > 3 ? argv[3] : argv[1];
+	const char *colon = strchr(key, ':');
+	char	   *where = s->where[colon ? atoi(colon + 1) % (MAX_KEYS + 1) : 0];
+	char		address[ADDRESS_LEN];
+	bool		asking = false;
+
+	for (int i = 0; i < REDIRECTIONS; i++)
+	{
+		redisContext *redis;
+		redisReply *reply;
+
+		if (!asking)
+			snprintf(address, sizeof(address), "%s",
+					 *where ? where : seeds[draw(s, nseeds)]);
+		redis = node_at(s, address);
+		if (redis && asking)
+			freeReplyObject(redisCommand(redis, "ASKING"));
+		reply = redis && !redis->err ? redisCommandArgv(redis, argc, argv, NULL) : NULL;
+		if (reply == NULL)
+		{
+			if (redis)
+				lose_node(s, redis);
+			*where = '\0';
+			asking = false;
+			continue;
+		}
+		if (reply->type == REDIS_REPLY_ERROR && strncmp(reply->str, "MOVED ", 6) == 0)
+		{
+			snprintf(where, ADDRESS_LEN, "%s", strrchr(reply->str, ' ') + 1);
+			asking = false;
+		}
+		else if (reply->type == REDIS_REPLY_ERROR && strncmp(reply->str, "ASK ", 4) == 0)
+		{
+			snprintf(address, sizeof(address), "%s", strrchr(reply->str, ' ') + 1);
+			asking = true;
+		}
+		else
+			return reply;
+		freeReplyObject(reply);
+	}
+	return NULL;
+}
+
 static redisReply *
 call(Session *s, int argc, const char **argv)
 {
 	redisReply *reply;
 
+	if (nseeds > 0)
+		return call_cluster(s, argc, argv);
 	if (!have_redis(s))
 		return NULL;
 	reply = redisCommandArgv(s->redis, argc, argv, NULL);
@@ -463,7 +572,7 @@ ask_applied(Session *s, char *applied, size_t size)
 	strcpy(applied, "");
 	if (naive)
 		return true;
-	if (s->role == INSIDE)
+	if (s->role == INSIDE || nseeds > 0)
 		return ask(s, "applied", NULL, NULL, applied, size);
 	snprintf(state, sizeof(state), "mlc:state:%s", ns);
 	answer = call(s, 3, get);
@@ -648,7 +757,22 @@ session_main(void *arg)
 	if (s->pg)
 		PQfinish(s->pg);
 	lose_redis(s);
+	for (int i = 0; i < MAX_NODES; i++)
+		if (s->nodes[i].redis)
+			lose_node(s, s->nodes[i].redis);
 	return NULL;
+}
+
+static void
+take_seeds(const char *list)
+{
+	char		copy[512];
+	char	   *rest = copy;
+	char	   *seed;
+
+	snprintf(copy, sizeof(copy), "%s", list);
+	while ((seed = strsep(&rest, ",")) != NULL && nseeds < MAX_NODES)
+		snprintf(seeds[nseeds++], ADDRESS_LEN, "%s", seed);
 }
 
 static void
@@ -670,6 +794,11 @@ option(const char *text)
 	if (value == NULL)
 		die("options are name=value");
 	value++;
+	if (strncmp(text, "redis=cluster:", 14) == 0)
+	{
+		take_seeds(text + 14);
+		return;
+	}
 	if (strncmp(text, "redis=", 6) == 0)
 	{
 		snprintf(redis_socket, sizeof(redis_socket), "%s", value);

@@ -171,6 +171,20 @@ sub fail_over
 	return $replica;
 }
 
+# Ends whatever moves of slots were broken off: each slot stays where it is.
+sub settle
+{
+	my ($self) = @_;
+
+	for my $node ($self->masters)
+	{
+		for my $slot ($node->command('CLUSTER', 'NODES') =~ /\[(\d+)-[<>]-/g)
+		{
+			$_->try('CLUSTER', 'SETSLOT', $slot, 'STABLE') for $self->masters;
+		}
+	}
+}
+
 sub knows_master
 {
 	my ($node, $master) = @_;
