@@ -32,10 +32,6 @@
 #include "relay/relay.h"
 #include "utils/memutils.h"
 
-#define REMOVE_KEYS 256			/* a call */
-#define ROUNDS 2				/* of a detour */
-#define TRIES 5					/* until the map stays what it was */
-
 /* ---- life ---- */
 
 MlcGroup *
@@ -104,9 +100,8 @@ idle_connection(MlcGroup *group)
 	return NULL;
 }
 
-/* A new map in a context of its own; NULL with *error. */
-static MlcClusterMap *
-ask_for_map(MlcGroup *group, MemoryContext *context, char **error)
+MlcClusterMap *
+mlc_group_ask_for_map(MlcGroup *group, MemoryContext *context, char **error)
 {
 	MemoryContext old;
 	MlcClusterMap *map;
@@ -151,9 +146,8 @@ has_moved(MlcClusterMap *old, MlcClusterMap *new)
 	return false;
 }
 
-/* Are the masters the same, whatever their slots? */
-static bool
-same_nodes(MlcGroup *group, MlcClusterMap *map)
+bool
+mlc_group_same_nodes(MlcGroup *group, MlcClusterMap *map)
 {
 	int			n = 0;
 
@@ -170,9 +164,8 @@ same_nodes(MlcGroup *group, MlcClusterMap *map)
 	return n == map->nnodes;
 }
 
-/* Takes the map; members keep their places in it. */
-static void
-take_map(MlcGroup *group, MlcClusterMap *map, MemoryContext context)
+void
+mlc_group_take_map(MlcGroup *group, MlcClusterMap *map, MemoryContext context)
 {
 	/* who has looked at no map yet cannot know */
 	if (group->map == NULL || has_moved(group->map, map))
@@ -249,11 +242,11 @@ look(MlcGroup *group)
 {
 	MemoryContext context;
 	char	   *error;
-	MlcClusterMap *map = ask_for_map(group, &context, &error);
+	MlcClusterMap *map = mlc_group_ask_for_map(group, &context, &error);
 
 	if (map)
 	{
-		take_map(group, map, context);
+		mlc_group_take_map(group, map, context);
 		match_members(group);
 		group->stale = false;
 		return;
@@ -306,11 +299,11 @@ mlc_group_look_for_news(void)
 
 		if (idle_connection(group) == NULL)
 			continue;
-		map = ask_for_map(group, &context, &error);
+		map = mlc_group_ask_for_map(group, &context, &error);
 		if (map == NULL)
 			continue;
-		group->stale |= !same_nodes(group, map);
-		take_map(group, map, context);
+		group->stale |= !mlc_group_same_nodes(group, map);
+		mlc_group_take_map(group, map, context);
 	}
 }
 
@@ -387,203 +380,24 @@ mlc_group_joined(MlcTarget *joined, bool purged)
 void
 mlc_group_begin_again(void)
 {
+	bool		replicates = any_replicates();
 	ListCell   *lc;
 
 	foreach(lc, mlc_relay->groups)
-		((MlcGroup *) lfirst(lc))->failed = false;
-}
-
-/* ---- where the state lies ---- */
-
-static void
-set_tag(MlcTarget *target, int slot)
-{
-	snprintf(target->tag, sizeof(target->tag), "%u", mlc_cluster_tag(slot));
-}
-
-/* A slot of this node: the last one, and others where that did not do. */
-static int
-pick_slot(MlcTarget *target)
-{
-	MlcClusterMap *map = target->group->map;
-	int			skip = target->place_tries % map->nodes[target->node].nslots;
-
-	for (int slot = MLC_SLOTS - 1; slot >= 0; slot--)
-		if (map->owner[slot] == target->node && skip-- == 0)
-			return slot;
-	return 0;
-}
-
-static char *
-state_key(MlcTarget *target)
-{
-	return psprintf("mlc:state:{%s}%s", target->tag, target->ns);
-}
-
-typedef enum Whereabouts
-{
-	HERE, ELSEWHERE, UNKNOWN
-} Whereabouts;
-
-/* Is the state still where we, or the node itself, remember it?  False: down. */
-static bool
-look_for_state(MlcTarget *target, Whereabouts *result)
-{
-	MlcReply   *reply;
-
-	*result = UNKNOWN;
-	if (target->tag[0] == '\0')
 	{
-		reply = mlc_command_simple(target->conn, "FCALL", "mlc_placed", "0",
-								   target->ns, NULL);
-		if (!mlc_target_good(target, reply, "mlc_placed"))
-			return false;
-		if (reply->type == MLC_REPLY_STRING && reply->len > 0)
-			strlcpy(target->tag, reply->str, sizeof(target->tag));
-	}
-	if (target->tag[0] == '\0')
-		return true;
-	reply = mlc_command_simple(target->conn, "EXISTS", state_key(target), NULL);
-	if (reply && mlc_cluster_is_redirect(reply))
-	{
-		*result = ELSEWHERE;
-		return true;
-	}
-	if (!mlc_target_good(target, reply, "EXISTS"))
-		return false;
-	if (reply->type == MLC_REPLY_INTEGER && reply->integer == 1)
-		*result = HERE;
-	return true;
-}
+		MlcGroup   *group = lfirst(lc);
 
-/*
- * The node has forgotten where its state is (a promoted replica has): looks
- * into all of its slots.  Of several the oldest counts, since a state that
- * came with a slot from another master is no newer than what came with it.
- */
-static bool
-find_state(MlcTarget *target)
-{
-	MlcClusterMap *map = target->group->map;
-	MlcCommand	cmd;
-	char		best[MLC_VERSION_LEN + 1] = "";
-	int			found = -1;
-
-	mlc_command_init(&cmd);
-	for (int slot = 0; slot < MLC_SLOTS; slot++)
-	{
-		if (map->owner[slot] != target->node)
-			continue;
-		set_tag(target, slot);
-		mlc_command_reset(&cmd);
-		mlc_command_add_cstr(&cmd, "HGET");
-		mlc_command_add_cstr(&cmd, state_key(target));
-		mlc_command_add_cstr(&cmd, "applied");
-		mlc_command_append(&cmd, target->conn);
-	}
-	for (int slot = 0; slot < MLC_SLOTS; slot++)
-	{
-		MlcReply   *reply;
-
-		if (map->owner[slot] != target->node)
-			continue;
-		reply = mlc_conn_reply(target->conn);
-		if (reply && mlc_cluster_is_redirect(reply))
-			continue;
-		if (!mlc_target_good(target, reply, "HGET"))
-			return false;
-		if (reply->type != MLC_REPLY_STRING || reply->len != MLC_VERSION_LEN)
-			continue;
-		if (best[0] == '\0' || strcmp(reply->str, best) < 0)
+		/* what replicates must not show older rows on the way */
+		for (int i = 0; i < mlc_relay->ntargets && group->failed && replicates; i++)
 		{
-			strlcpy(best, reply->str, sizeof(best));
-			found = slot;
+			MlcTarget  *target = mlc_relay->targets[i];
+
+			if (target->group == group && mlc_target_is_live(target) &&
+				mlc_version_compare(target->applied, target->applying) < 0)
+				(void) mlc_target_take_back(target, target->applied);
 		}
+		group->failed = false;
 	}
-	target->tag[0] = '\0';
-	if (found >= 0)
-		set_tag(target, found);
-	return true;
-}
-
-/* A state that went with its slot means nothing there; if it stays, no harm. */
-static void
-remove_state(MlcGroup *group, const char *key)
-{
-	for (int i = 0; i < mlc_relay->ntargets; i++)
-	{
-		MlcTarget  *target = mlc_relay->targets[i];
-
-		if (target->group == group && mlc_target_is_idle(target) &&
-			mlc_group_owns(target, key, strlen(key)))
-			(void) mlc_command_simple(target->conn, "UNLINK", key, NULL);
-	}
-}
-
-/* Goes on in another slot, if this very process still serves for us. */
-static bool
-replace_state(MlcTarget *target, bool *replaced)
-{
-	char		nonce[MLC_NONCE_LEN + 1];
-	char		applied[MLC_VERSION_LEN + 1];
-	char	   *old = state_key(target);
-	MlcReply   *reply;
-
-	set_tag(target, pick_slot(target));
-	mlc_target_new_nonce(nonce);
-	mlc_version_print(target->applied, applied);
-	reply = mlc_command_simple(target->conn, "FCALL", "mlc_replace", "0",
-							   target->ns, target->nonce, nonce, target->tag,
-							   psprintf(UINT64_FORMAT, GetSystemIdentifier()),
-							   applied, NULL);
-	if (!mlc_target_good(target, reply, "mlc_replace"))
-		return false;
-	*replaced = reply->type == MLC_REPLY_INTEGER && reply->integer == 1;
-	if (*replaced)
-	{
-		strlcpy(target->nonce, nonce, sizeof(target->nonce));
-		target->published = target->applying = target->applied;
-		remove_state(target->group, old);
-	}
-	return true;
-}
-
-static bool
-place(MlcTarget *target, bool *replaced)
-{
-	Whereabouts state;
-
-	if (!look_for_state(target, &state))
-		return false;
-	if (state == ELSEWHERE && target->nonce[0] != '\0' &&
-		!replace_state(target, replaced))
-		return false;
-	if (*replaced)
-		return true;
-	if (state != HERE && !find_state(target))
-		return false;
-	if (target->tag[0] == '\0')
-		set_tag(target, pick_slot(target));
-	return mlc_target_good(target,
-						   mlc_command_simple(target->conn, "FCALL", "mlc_place",
-											  "0", target->ns, target->tag, NULL),
-						   "mlc_place");
-}
-
-bool
-mlc_group_place(MlcTarget *target, bool *replaced)
-{
-	*replaced = false;
-	if (target->node < 0)
-	{
-		mlc_target_fail(target, "It is no master.");
-		return false;
-	}
-	if (place(target, replaced))
-		return true;
-	target->tag[0] = '\0';
-	target->place_tries++;
-	return false;
 }
 
 /* ---- what goes to all of them ---- */
@@ -629,241 +443,6 @@ mlc_group_announce(MlcBatch *batch)
 			(void) mlc_conn_wait(target->conn);
 	}
 	foreach(lc, batch->purges)
-		for (int round = 0; round < ROUNDS; round++)
+		for (int round = 0; round < MLC_ROUNDS; round++)
 		purge_everywhere(lfirst(lc));
-}
-
-/* ---- detours ---- */
-
-void
-mlc_group_add_detour(MlcGroup *group, MlcBatchEvent *event)
-{
-	if (group->ndetours == group->detours_size)
-	{
-		group->detours_size = Max(64, group->detours_size * 2);
-		if (group->detours == NULL)
-			group->detours = MemoryContextAlloc(group->context,
-												sizeof(MlcBatchEvent *) * group->detours_size);
-		else
-			group->detours = repalloc(group->detours,
-									  sizeof(MlcBatchEvent *) * group->detours_size);
-	}
-	group->detours[group->ndetours++] = event;
-}
-
-/*
- * Has every master remove what it has of these keys, entry or guard.  ASKING,
- * since it may be receiving the slot.  False: not all of them did.
- */
-static bool
-remove_everywhere(MlcGroup *group)
-{
-	MlcCommand	cmd;
-	bool		good = true;
-	int			calls = (group->ndetours + REMOVE_KEYS - 1) / REMOVE_KEYS;
-
-	mlc_command_init(&cmd);
-	for (int i = 0; i < mlc_relay->ntargets; i++)
-	{
-		MlcTarget  *target = mlc_relay->targets[i];
-
-		if (target->group != group || !mlc_target_is_live(target))
-			continue;
-		for (int from = 0; from < group->ndetours; from += REMOVE_KEYS)
-		{
-			int			to = Min(from + REMOVE_KEYS, group->ndetours);
-
-			mlc_command_reset(&cmd);
-			mlc_command_add_cstr(&cmd, "ASKING");
-			mlc_command_append(&cmd, target->conn);
-			mlc_command_reset(&cmd);
-			mlc_command_add_cstr(&cmd, "FCALL");
-			mlc_command_add_cstr(&cmd, "mlc_remove");
-			mlc_command_add_cstr(&cmd, "0");
-			mlc_command_add_cstr(&cmd, target->ns);
-			mlc_command_add_cstr(&cmd, "");
-			for (int k = from; k < to; k++)
-				mlc_command_add(&cmd, group->detours[k]->key,
-								group->detours[k]->keylen);
-			mlc_command_append(&cmd, target->conn);
-		}
-		(void) mlc_conn_push(target->conn);
-	}
-	for (int i = 0; i < mlc_relay->ntargets; i++)
-	{
-		MlcTarget  *target = mlc_relay->targets[i];
-
-		if (target->group != group || !mlc_target_is_live(target))
-			continue;
-		for (int call = 0; call < 2 * calls; call++)
-			if (!mlc_target_good(target, mlc_conn_reply(target->conn), "mlc_remove"))
-			{
-				good = false;
-				break;
-			}
-	}
-	return good;
-}
-
-/* The node of the group that a redirection names, or that has the slot. */
-static MlcTarget *
-member_at(MlcGroup *group, MlcBatchEvent *event, const char *address)
-{
-	for (int i = 0; i < mlc_relay->ntargets; i++)
-	{
-		MlcTarget  *target = mlc_relay->targets[i];
-
-		if (target->group != group || !mlc_target_is_live(target))
-			continue;
-		if (address == NULL ? mlc_group_owns_event(target, event) :
-			strcmp(psprintf("%s:%d", target->place.host, target->place.port), address) == 0)
-			return target;
-	}
-	return NULL;
-}
-
-/* Sets one replicated entry, wherever its slot is going. */
-static bool
-set_value(MlcGroup *group, MlcBatchEvent *event)
-{
-	char		version[MLC_VERSION_LEN + 1];
-	const char *address = NULL;
-	bool		asking = false;
-
-	mlc_version_print(event->version, version);
-	for (int attempt = 0; attempt < 3; attempt++)
-	{
-		MlcTarget  *target = member_at(group, event, address);
-		MlcCommand	cmd;
-		MlcReply   *reply;
-
-		if (target == NULL)
-			return false;
-		mlc_command_init(&cmd);
-		if (asking)
-		{
-			mlc_command_add_cstr(&cmd, "ASKING");
-			if (!mlc_target_good(target, mlc_command_call(&cmd, target->conn), "ASKING"))
-				return false;
-			mlc_command_reset(&cmd);
-		}
-		mlc_command_add_cstr(&cmd, "FCALL");
-		mlc_command_add_cstr(&cmd, "mlc_deliver");
-		mlc_command_add_cstr(&cmd, "0");
-		mlc_command_add_cstr(&cmd, target->ns);
-		mlc_command_add_cstr(&cmd, target->nonce);
-		mlc_command_add(&cmd, event->key, event->keylen);
-		mlc_command_add_cstr(&cmd, "r");
-		mlc_command_add_cstr(&cmd, version);
-		mlc_command_add_int(&cmd, event->rule->ttl);
-		mlc_command_add(&cmd, event->payload, event->payloadlen);
-		reply = mlc_command_call(&cmd, target->conn);
-		if (!mlc_target_good(target, reply, "mlc_deliver"))
-			return false;
-		if (reply->type == MLC_REPLY_ARRAY && reply->nelements == 3)
-			return true;
-
-		/* a command with the key tells where it is */
-		reply = mlc_command_simple(target->conn, "EXISTS",
-								   pnstrdup(event->key, event->keylen), NULL);
-		if (reply == NULL)
-			return mlc_target_good(target, reply, "EXISTS");
-		if (!mlc_cluster_is_redirect(reply))
-			continue;
-		asking = reply->str[0] == 'A';
-		address = strrchr(reply->str, ' ');
-		address = address ? address + 1 : NULL;
-	}
-	return false;
-}
-
-static bool
-set_values(MlcGroup *group)
-{
-	for (int i = 0; i < group->ndetours; i++)
-		if (group->detours[i]->op == MLC_OP_REPLICATE &&
-			!set_value(group, group->detours[i]))
-			return false;
-	return true;
-}
-
-/* Do these keys belong to the same masters on both maps? */
-static bool
-same_owners(MlcGroup *group, MlcClusterMap *a, MlcClusterMap *b)
-{
-	for (int i = 0; i < group->ndetours; i++)
-	{
-		uint8		x = a->owner[group->detours[i]->slot];
-		uint8		y = b->owner[group->detours[i]->slot];
-
-		if (x == MLC_NO_NODE || y == MLC_NO_NODE ||
-			!mlc_cluster_same_node(&a->nodes[x], &b->nodes[y]))
-			return false;
-	}
-	return true;
-}
-
-/* False: all of the batch is to be delivered again, to whoever is there. */
-static bool
-settle(MlcGroup *group)
-{
-	for (int attempt = 0; attempt < TRIES; attempt++)
-	{
-		MemoryContext context;
-		MlcClusterMap *map;
-		char	   *error;
-		bool		same;
-
-		/*
-		 * A key may go from one node to another while we are between them:
-		 * the second round meets it there.  It goes no further as long as its
-		 * slot has not arrived.
-		 */
-		for (int round = 0; round < ROUNDS; round++)
-			if (!remove_everywhere(group))
-				return true;	/* who is away is caught up */
-		map = ask_for_map(group, &context, &error);
-		if (map == NULL)
-			return false;
-		same = same_owners(group, group->map, map);
-		group->stale |= !same_nodes(group, map);
-		take_map(group, map, context);
-		if (group->stale)
-			return false;
-		if (same)
-			return set_values(group);
-	}
-	return false;
-}
-
-void
-mlc_group_settle(void)
-{
-	ListCell   *lc;
-
-	foreach(lc, mlc_relay->groups)
-	{
-		MlcGroup   *group = lfirst(lc);
-		MemoryContext context;
-		MemoryContext old;
-
-		if (group->ndetours == 0 || MLC_FAULT_SKIP("relay-detour"))
-		{
-			group->ndetours = 0;
-			continue;
-		}
-		context = AllocSetContextCreate(group->context, "mlcache detour",
-										ALLOCSET_DEFAULT_SIZES);
-		old = MemoryContextSwitchTo(context);
-		if (!group->failed && !settle(group))
-		{
-			group->failed = true;
-			group->stale = true;
-		}
-		MemoryContextSwitchTo(old);
-		MemoryContextDelete(context);
-		group->ndetours = 0;
-		if (group->failed)
-			mlc_relay->rewind = true;
-	}
 }

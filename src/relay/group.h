@@ -15,6 +15,8 @@
 #include "redis/server.h"
 #include "relay/target.h"
 
+#define MLC_ROUNDS 2			/* after which no key has been passed by */
+
 struct MlcGroup
 {
 	MemoryContext context;
@@ -45,6 +47,17 @@ extern void mlc_group_look(void);
 /* The same once a second, over a connection that is idle. */
 extern void mlc_group_look_for_news(void);
 
+/* A new map in a context of its own; NULL with *error. */
+extern MlcClusterMap *mlc_group_ask_for_map(MlcGroup *group,
+											MemoryContext *context, char **error);
+
+/* Takes the map; members keep their places in it. */
+extern void mlc_group_take_map(MlcGroup *group, MlcClusterMap *map,
+							   MemoryContext context);
+
+/* Are the masters the same, whatever their slots? */
+extern bool mlc_group_same_nodes(MlcGroup *group, MlcClusterMap *map);
+
 /* Is the key in a slot of this target?  True for what is no cluster. */
 extern bool mlc_group_owns(MlcTarget *target, const char *key, uint32 keylen);
 extern bool mlc_group_owns_event(MlcTarget *target, MlcBatchEvent *event);
@@ -55,12 +68,16 @@ extern bool mlc_group_owns_event(MlcTarget *target, MlcBatchEvent *event);
  */
 extern bool mlc_group_may_advance(MlcTarget *target);
 
+/* ---- place.c ---- */
+
 /*
  * After mlc_script_ensure(): finds the slot that the state of this node is in,
  * or is to be in.  *replaced: it began in another slot, where the target knows
  * it to stand.  False: the target is down.
  */
 extern bool mlc_group_place(MlcTarget *target, bool *replaced);
+
+/* ---- group.c ---- */
 
 /* After a target was connected: what follows for the other members. */
 extern void mlc_group_joined(MlcTarget *target, bool purged);
@@ -78,13 +95,16 @@ extern bool mlc_group_ask_anyway(MlcTarget *target);
  */
 extern void mlc_group_announce(MlcBatch *batch);
 
+/* Everything is about to be decoded again.  With nothing in flight. */
+extern void mlc_group_begin_again(void);
+
+/* ---- detour.c ---- */
+
 /* This event of the batch in flight found no key at its node. */
 extern void mlc_group_add_detour(MlcGroup *group, MlcBatchEvent *event);
 
 /* All replies to the batch are in: delivers what was not where it should be. */
 extern void mlc_group_settle(void);
 
-/* Everything is about to be decoded again. */
-extern void mlc_group_begin_again(void);
 
 #endif							/* MLC_RELAY_GROUP_H */
