@@ -3,15 +3,17 @@
  * audit/audit.c
  *	  Compares what is cached with the rows.
  *
- * The walk is over what is cached, not over the table: SCAN finds guards and
- * entries of the rule, page by page; the rows of a page are looked up in a
- * snapshot of its own, while Redis works on the next page.  So everything that
- * is cached is met, with a row or without, and a table of which little is
- * cached costs little.  Every entry of ours has a guard, so entries are
- * compared when their guards are met; of those met by their own name it is
- * only asked whether a guard is there.
+ * The walk is over what is cached: SCAN finds guards and entries of the rule,
+ * page by page; the rows of a page are looked up in a snapshot of its own, while
+ * Redis works on the next page.  So everything that is cached is met, with a row
+ * or without, and a table of which little is cached costs little.  Every entry
+ * of ours has a guard, so entries are compared when their guards are met; of
+ * those met by their own name it is only asked whether a guard is there.
  *
- * Rules that keep every row cached are walked by rows, too.
+ * Where most rows seem to be cached, a walk over the rows comes before, in one
+ * snapshot: reading all of a table in order costs a fraction of as many
+ * look-ups.  The keys that it has compared the other walk leaves out.  It is
+ * also what finds rows that a rule should keep cached and are not.
  *
  * A difference makes a suspect, no more: see recheck.c.
  *
@@ -27,6 +29,7 @@
 #include "audit/recheck.h"
 #include "audit/remote.h"
 #include "audit/rows.h"
+#include "audit/seen.h"
 #include "base/wal.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
@@ -54,6 +57,7 @@ typedef struct Walk
 	int64		looked_at;		/* names, as far as progress is concerned */
 	int64		total;
 	int			page;			/* names a step of the scan looks at */
+	MlcSeen		seen;			/* keys that have been compared by their rows */
 } Walk;
 
 /* A page of the scan, whose copies are compared while the next one is read. */
@@ -119,11 +123,27 @@ parse_guards(MlcCopy *copies, int n)
 		mlc_copy_parse_guard(&copies[i], future);
 }
 
+/* False: there was nothing to judge.  ordered: see mlc_recheck_add(). */
+static bool
+judge(Walk *walk, const MlcCopy *copy, XLogRecPtr position, bool ordered)
+{
+	MlcVerdict	verdict = mlc_copy_judge(copy,
+										 mlc_rows_are_comparable(walk->rows));
+
+	if (verdict == MLC_VERDICT_NOTHING)
+		return false;
+	walk->audit->compared++;
+	if (verdict == MLC_VERDICT_FRESH)
+		walk->audit->counts[MLC_VERDICT_FRESH]++;
+	else
+		mlc_recheck_add(walk->suspects, copy, verdict, ordered, position);
+	return true;
+}
+
 /* Compares copies that have been read with their rows. */
 static void
 compare(Walk *walk, MlcCopy *copies, int n)
 {
-	MlcAudit   *audit = walk->audit;
 	XLogRecPtr	position;
 
 	if (n == 0)
@@ -134,23 +154,12 @@ compare(Walk *walk, MlcCopy *copies, int n)
 	PopActiveSnapshot();
 
 	for (int i = 0; i < n; i++)
-	{
-		MlcCopy    *copy = &copies[i];
-		MlcVerdict	verdict = mlc_copy_judge(copy,
-											 mlc_rows_are_comparable(walk->rows));
-
-		if (verdict != MLC_VERDICT_NOTHING)
-			audit->compared++;
-		if (verdict == MLC_VERDICT_FRESH)
-			audit->counts[MLC_VERDICT_FRESH]++;
-		else if (verdict != MLC_VERDICT_NOTHING)
-			mlc_recheck_add(walk->suspects, copy, verdict, position);
-		else if (copy->entry == NULL && (copy->kind == MLC_GUARD_NONE ||
-										 copy->kind == MLC_GUARD_ENTRY))
+		if (!judge(walk, &copies[i], position, true) && copies[i].entry == NULL &&
+			(copies[i].kind == MLC_GUARD_NONE || copies[i].kind == MLC_GUARD_ENTRY))
 			/* evicted, or something else than a string */
-			mlc_recheck_add(walk->suspects, copy, MLC_VERDICT_CORRUPT, position);
-	}
-	walk->remote->compared = audit->compared;
+			mlc_recheck_add(walk->suspects, &copies[i], MLC_VERDICT_CORRUPT, true,
+							position);
+	walk->remote->compared = walk->audit->compared;
 }
 
 /* Tells everybody what has been found so far. */
@@ -193,7 +202,9 @@ sort_names(Walk *walk, Page *page, MlcReply **names, size_t n)
 
 		if (!mlc_copy_name(&copy, walk->rule, names[i]->str,
 						   names[i]->len, &is_guard) ||
-			!is_ours(walk, &copy) || !is_in_sample(walk->audit, copy.key, copy.keylen))
+			!is_ours(walk, &copy) ||
+			!is_in_sample(walk->audit, copy.key, copy.keylen) ||
+			mlc_seen_has(&walk->seen, copy.key, copy.keylen))
 			continue;
 		if (is_guard)
 			page->guards[page->nguards++] = copy;
@@ -328,7 +339,14 @@ walk_cached(Walk *walk)
 
 /* ---- by rows ---- */
 
-/* Those that belong to the sample, and to this master of a cluster. */
+/* Is it worth it?  Where most rows are cached, reading them in order is. */
+static bool
+rows_are_few(Walk *walk)
+{
+	return mlc_rows_estimate(walk->rows) <= walk->total;
+}
+
+/* Those that belong to the sample, to this rule and this master of a cluster. */
 static int
 keep_own(Walk *walk, MlcCopy *copies, int n)
 {
@@ -336,50 +354,88 @@ keep_own(Walk *walk, MlcCopy *copies, int n)
 
 	for (int i = 0; i < n; i++)
 		if (is_in_sample(walk->audit, copies[i].key, copies[i].keylen) &&
+			is_ours(walk, &copies[i]) &&
 			mlc_link_node(walk->server, copies[i].key,
 						  copies[i].keylen) == walk->remote->link)
 			copies[kept++] = copies[i];
 	return kept;
 }
 
-/* Looks for rows that should be cached and are not. */
+/* Rows in order, page by page, whose copies are asked for and then compared. */
 static void
-walk_rows(Walk *walk)
+next_rows(Walk *walk, Page *page, bool *more)
 {
-	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
-												  "mlcache audit walk",
-												  ALLOCSET_DEFAULT_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(context);
+	MlcCopy    *copies;
+
+	MemoryContextReset(page->context);
+	MemoryContextSwitchTo(page->context);
+	copies = palloc(sizeof(MlcCopy) * ROWS_A_BATCH);
+	page->guards = copies;
+	page->nguards = mlc_rows_next(walk->rows, copies, ROWS_A_BATCH, more);
+	mlc_progress_add(page->nguards);
+	page->nguards = keep_own(walk, copies, page->nguards);
+}
+
+static void
+compare_rows(Walk *walk, Page *page, bool keep)
+{
+	XLogRecPtr	position;
+
+	MemoryContextSwitchTo(page->context);
+	mlc_remote_copies(walk->remote, page->guards, page->nguards);
+	parse_guards(page->guards, page->nguards);
+	position = mlc_wal_insert_end();
+	for (int i = 0; i < page->nguards; i++)
+	{
+		MlcCopy    *copy = &page->guards[i];
+
+		copy->kept = keep;
+		if (judge(walk, copy, position, false))
+			mlc_seen_add(&walk->seen, copy->key, copy->keylen);
+	}
+	walk->remote->compared = walk->audit->compared;
+}
+
+/*
+ * All rows in one snapshot; what is compared here the other walk leaves out.
+ * keep: every row should be cached.
+ */
+static void
+walk_rows(Walk *walk, bool keep)
+{
+	Page		pages[2];
+	Page	   *page = &pages[0];
+	Page	   *last = &pages[1];
+	MemoryContext old = CurrentMemoryContext;
 	bool		more = true;
 
+	memset(pages, 0, sizeof(pages));
+	for (int i = 0; i < 2; i++)
+		pages[i].context = AllocSetContextCreate(old, "mlcache audit rows",
+												 ALLOCSET_DEFAULT_SIZES);
 	PushActiveSnapshot(GetLatestSnapshot());
-	while (more)
+	while (more || last->nguards > 0)
 	{
-		MlcCopy    *copies;
-		bool	   *exist;
-		int			n;
-		XLogRecPtr	position;
+		Page	   *swap = last;
 
 		CHECK_FOR_INTERRUPTS();
-		MemoryContextReset(context);
-		copies = palloc0(sizeof(MlcCopy) * ROWS_A_BATCH);
-		exist = palloc(sizeof(bool) * ROWS_A_BATCH);
-		n = mlc_rows_next(walk->rows, copies, ROWS_A_BATCH, &more);
-		position = mlc_wal_insert_end();
-		n = keep_own(walk, copies, n);
-		mlc_remote_exist(walk->remote, copies, n, exist);
-		for (int i = 0; i < n; i++)
-		{
-			copies[i].kept = true;
-			if (!exist[i])
-				mlc_recheck_add(walk->suspects, &copies[i], MLC_VERDICT_MISSING,
-								position);
-		}
-		settle(walk, !more);
+		/* while Redis works on the last page */
+		page->nguards = 0;
+		if (more)
+			next_rows(walk, page, &more);
+		if (last->nguards > 0)
+			compare_rows(walk, last, keep);
+		settle(walk, false);
+		mlc_remote_ask_copies(walk->remote, page->guards, page->nguards);
+		mlc_remote_flush(walk->remote);
+		last = page;
+		page = swap;
 	}
-	PopActiveSnapshot();
 	MemoryContextSwitchTo(old);
-	MemoryContextDelete(context);
+	settle(walk, true);
+	PopActiveSnapshot();
+	for (int i = 0; i < 2; i++)
+		MemoryContextDelete(pages[i].context);
 }
 
 /* ---- one rule ---- */
@@ -426,6 +482,8 @@ audit_node(MlcAudit *audit, MlcRule *rule, MlcLink *server, MlcLink *link)
 	MemoryContext old = MemoryContextSwitchTo(context);
 	MlcRemote	remote;
 	Walk		walk;
+	bool		keep;
+	bool		by_row;
 
 	mlc_remote_open(&remote, link);
 	remote.compared = audit->compared;
@@ -434,10 +492,14 @@ audit_node(MlcAudit *audit, MlcRule *rule, MlcLink *server, MlcLink *link)
 	walk.older = older_rules(rule);
 	walk.pattern = make_pattern(rule);
 	walk.total = mlc_remote_size(&remote);
-	mlc_progress_begin("audit", rule->relid, walk.total);
+	mlc_seen_begin(&walk.seen);
+	keep = rule->action == MLC_OP_REPLICATE && rule->ttl == 0;
+	by_row = mlc_rows_can_walk(walk.rows) && (keep || rows_are_few(&walk));
+	mlc_progress_begin("audit", rule->relid, walk.total +
+					   (by_row ? mlc_rows_estimate(walk.rows) : 0));
+	if (by_row)
+		walk_rows(&walk, keep);
 	walk_cached(&walk);
-	if (rule->action == MLC_OP_REPLICATE && rule->ttl == 0)
-		walk_rows(&walk);
 	mlc_progress_end();
 	mlc_rows_close(walk.rows);
 	MemoryContextSwitchTo(old);

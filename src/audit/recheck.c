@@ -154,9 +154,13 @@ add(MlcSuspects *suspects, const MlcCopy *copy, MlcVerdict verdict, int round,
 
 void
 mlc_recheck_add(MlcSuspects *suspects, const MlcCopy *copy,
-				MlcVerdict verdict, XLogRecPtr position)
+				MlcVerdict verdict, bool ordered, XLogRecPtr position)
 {
 	add(suspects, copy, verdict, 0, copy->kept ? GetCurrentTimestamp() : 0, position);
+
+	/* nothing is the same as this */
+	if (!ordered)
+		suspects->list[suspects->n - 1].digest = 0;
 }
 
 /* ---- waiting for the relay ---- */

@@ -22,11 +22,13 @@ extern MlcSuspects *mlc_recheck_begin(MlcAudit *audit, MlcRule *rule,
 									  MlcRows *rows, MlcRemote *remote);
 
 /*
- * A suspect: read from Redis first, then its row with a new snapshot, then
- * position, the end of WAL.
+ * A suspect.  ordered: read from Redis first, then its row with a new snapshot,
+ * then position, the end of WAL.  Otherwise the row was read first, and proves
+ * nothing but that it was there.
  */
 extern void mlc_recheck_add(MlcSuspects *suspects, const MlcCopy *copy,
-							MlcVerdict verdict, XLogRecPtr position);
+							MlcVerdict verdict, bool ordered,
+							XLogRecPtr position);
 
 extern int	mlc_recheck_count(MlcSuspects *suspects);
 

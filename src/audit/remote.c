@@ -249,29 +249,6 @@ mlc_remote_guards(MlcRemote *remote, int n)
 }
 
 void
-mlc_remote_exist(MlcRemote *remote, MlcCopy *copies, int n, bool *exist)
-{
-	MlcCommand	cmd;
-
-	mlc_command_init(&cmd);
-	for (int i = 0; i < n; i++)
-	{
-		mlc_command_reset(&cmd);
-		mlc_command_add_cstr(&cmd, "EXISTS");
-		mlc_command_add(&cmd, copies[i].key, copies[i].keylen);
-		mlc_command_append(&cmd, remote->conn);
-	}
-	for (int i = 0; i < n; i++)
-	{
-		MlcReply   *reply = receive(remote);
-
-		if (reply->type != MLC_REPLY_INTEGER)
-			unexpected(remote, reply);
-		exist[i] = reply->integer > 0;
-	}
-}
-
-void
 mlc_remote_types(MlcRemote *remote, MlcCopy **copies, int n,
 				 const char **types)
 {

@@ -64,10 +64,6 @@ extern void mlc_remote_ask_guards(MlcRemote *remote, MlcCopy *copies, int n);
 extern int64 mlc_remote_guards(MlcRemote *remote, int n);	/* that exist */
 extern void mlc_remote_flush(MlcRemote *remote);
 
-/* Which of the keys are there, entries only. */
-extern void mlc_remote_exist(MlcRemote *remote, MlcCopy *copies, int n,
-							 bool *exist);
-
 /* The types of keys, "none" for what is not there. */
 extern void mlc_remote_types(MlcRemote *remote, MlcCopy **copies, int n,
 							 const char **types);

@@ -15,9 +15,11 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "access/tableam.h"
 #include "access/xact.h"
 #include "audit/rows.h"
 #include "capture/check.h"
+#include "catalog/pg_inherits.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "read/load.h"
@@ -409,6 +411,39 @@ mlc_rows_load(MlcRows *rows, MlcCopy *copies, int n)
 
 /* ---- the walk ---- */
 
+bool
+mlc_rows_can_walk(MlcRows *rows)
+{
+	return rows->comparable && rows->plan != NULL;
+}
+
+int64
+mlc_rows_estimate(MlcRows *rows)
+{
+	List	   *relids = list_make1_oid(rows->rule->relid);
+	double		total = 0;
+	ListCell   *lc;
+
+	if (rows->relation->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
+		relids = find_all_inheritors(rows->rule->relid, AccessShareLock, NULL);
+	foreach(lc, relids)
+	{
+		Relation	relation = table_open(lfirst_oid(lc), AccessShareLock);
+
+		if (RELKIND_HAS_TABLE_AM(relation->rd_rel->relkind))
+		{
+			BlockNumber pages;
+			double		tuples;
+			double		visible;
+
+			table_relation_estimate_size(relation, NULL, &pages, &tuples, &visible);
+			total += tuples;
+		}
+		table_close(relation, NoLock);
+	}
+	return (int64) total;
+}
+
 static void
 open_walk(MlcRows *rows)
 {
@@ -417,7 +452,8 @@ open_walk(MlcRows *rows)
 	SPIPlanPtr	plan;
 
 	initStringInfo(&query);
-	appendStringInfoString(&query, "SELECT r.xmin, r.ctid, r.tableoid");
+	appendStringInfoString(&query, "SELECT r.xmin, r.ctid, r.tableoid, ");
+	mlc_load_payload(rule, &query);
 	for (int i = 0; i < rows->ncolumns; i++)
 		appendStringInfo(&query, ", r.%s",
 						 quote_identifier(rule->template->columns[i]));
@@ -456,10 +492,11 @@ mlc_rows_next(MlcRows *rows, MlcCopy *copies, int max, bool *more)
 		char	   *texts[MLC_KEY_MAX_COLUMNS];
 		StringInfoData key;
 		MlcCopy    *copy = &copies[n];
+		text	   *payload;
 		bool		isnull;
 
 		for (int j = 0; j < rows->ncolumns; j++)
-			texts[j] = SPI_getvalue(tuple, desc, 4 + j);
+			texts[j] = SPI_getvalue(tuple, desc, 5 + j);
 		initStringInfo(&key);
 		if (mlc_key_render(rows->rule->template, (const char *const *) texts,
 						   &key) != MLC_RENDER_OK)
@@ -469,6 +506,9 @@ mlc_rows_next(MlcRows *rows, MlcCopy *copies, int max, bool *more)
 		copy->row.xmin = DatumGetTransactionId(SPI_getbinval(tuple, desc, 1, &isnull));
 		copy->row.tid = *(ItemPointer) DatumGetPointer(SPI_getbinval(tuple, desc, 2, &isnull));
 		copy->row.tableoid = DatumGetObjectId(SPI_getbinval(tuple, desc, 3, &isnull));
+		payload = DatumGetTextPP(SPI_getbinval(tuple, desc, 4, &isnull));
+		copy->row.len = VARSIZE_ANY_EXHDR(payload);
+		copy->row.payload = pnstrdup(VARDATA_ANY(payload), copy->row.len);
 		n++;
 	}
 	SPI_freetuptable(SPI_tuptable);

@@ -32,9 +32,16 @@ extern void mlc_rows_load(MlcRows *rows, MlcCopy *copies, int n);
 extern bool mlc_rows_are_comparable(MlcRows *rows);
 
 /*
+ * May the table be walked over, row by row?  Where the row is what is cached.
+ * And how many rows it has, about.
+ */
+extern bool mlc_rows_can_walk(MlcRows *rows);
+extern int64 mlc_rows_estimate(MlcRows *rows);
+
+/*
  * Walks over all rows of the table, with the active snapshot: up to max keys
- * with their tuples, 0 at the end.  What has no key is left out, unless the
- * batch is empty then: *more tells.  Keys are allocated in the current context.
+ * with their rows.  What has no key, or is outside the rule's filter, is left
+ * out; *more tells whether to go on.  Allocates in the current context.
  */
 extern int	mlc_rows_next(MlcRows *rows, MlcCopy *copies, int max, bool *more);
 
