@@ -58,6 +58,7 @@ typedef struct Walk
 	int64		total;
 	int			page;			/* names a step of the scan looks at */
 	MlcSeen		seen;			/* keys that have been compared by their rows */
+	MlcSeen    *l1_seen;		/* those whose line in L1 was, and is fresh */
 } Walk;
 
 /* A page of the scan, whose copies are compared while the next one is read. */
@@ -376,6 +377,22 @@ next_rows(Walk *walk, Page *page, bool *more)
 	page->nguards = keep_own(walk, copies, page->nguards);
 }
 
+/* While its row is at hand: is the key's line in L1, if there is one, fresh? */
+static void
+look_at_l1(Walk *walk, const MlcCopy *copy)
+{
+	MlcL1Hit	hit;
+	MlcCopy		line = *copy;
+
+	if (!mlc_l1_peek(copy->key, copy->keylen, &hit))
+		return;
+	line.kept = false;
+	line.type = NULL;
+	mlc_copy_from_l1(&line, walk->rule, &hit);
+	if (mlc_copy_judge(&line, true) == MLC_VERDICT_FRESH)
+		mlc_seen_add(walk->l1_seen, copy->key, copy->keylen);
+}
+
 static void
 compare_rows(Walk *walk, Page *page, bool keep)
 {
@@ -392,6 +409,7 @@ compare_rows(Walk *walk, Page *page, bool keep)
 		copy->kept = keep;
 		if (judge(walk, copy, position, false))
 			mlc_seen_add(&walk->seen, copy->key, copy->keylen);
+		look_at_l1(walk, copy);
 	}
 	walk->remote->compared = walk->audit->compared;
 }
@@ -474,7 +492,8 @@ older_rules(MlcRule *rule)
 }
 
 static void
-audit_node(MlcAudit *audit, MlcRule *rule, MlcLink *server, MlcLink *link)
+audit_node(MlcAudit *audit, MlcRule *rule, MlcLink *server, MlcLink *link,
+		   MlcSeen *l1_seen)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "mlcache audit",
@@ -489,6 +508,7 @@ audit_node(MlcAudit *audit, MlcRule *rule, MlcLink *server, MlcLink *link)
 	remote.compared = audit->compared;
 	begin_walk(&walk, audit, rule, &remote);
 	walk.server = server;
+	walk.l1_seen = l1_seen;
 	walk.older = older_rules(rule);
 	walk.pattern = make_pattern(rule);
 	walk.total = mlc_remote_size(&remote);
@@ -555,9 +575,9 @@ mlc_audit_l1(MlcAudit *audit, MlcRule *rule, MlcL1Copy *lines, int n)
 	MemoryContextDelete(context);
 }
 
-/* All lines of a rule. */
+/* All lines of a rule, but for those that have been seen. */
 static void
-walk_l1(MlcAudit *audit, MlcRule *rule)
+walk_l1(MlcAudit *audit, MlcRule *rule, const MlcSeen *seen)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "mlcache audit L1",
@@ -578,7 +598,8 @@ walk_l1(MlcAudit *audit, MlcRule *rule)
 		sample = palloc(sizeof(MlcL1Copy) * ROWS_A_BATCH);
 		n = mlc_l1_walk(&cursor, rule->id, lines, ROWS_A_BATCH);
 		for (int i = 0; i < n; i++)
-			if (is_in_sample(audit, lines[i].key, lines[i].keylen))
+			if (is_in_sample(audit, lines[i].key, lines[i].keylen) &&
+				!mlc_seen_has(seen, lines[i].key, lines[i].keylen))
 				sample[nsample++] = lines[i];
 		if (nsample > 0)
 			mlc_audit_l1(audit, rule, sample, nsample);
@@ -590,17 +611,25 @@ walk_l1(MlcAudit *audit, MlcRule *rule)
 void
 mlc_audit_rule(MlcAudit *audit, MlcRule *rule)
 {
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "mlcache audit rule",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	MlcSeen		l1_seen;
 	ListCell   *lc;
 
+	mlc_seen_begin(&l1_seen);
 	foreach(lc, mlc_link_all(rule->nservers, rule->servers))
 	{
 		MlcLink    *server = lfirst(lc);
 		ListCell   *node;
 
 		foreach(node, mlc_remote_nodes(server))
-			audit_node(audit, rule, server, lfirst(node));
+			audit_node(audit, rule, server, lfirst(node), &l1_seen);
 	}
-	walk_l1(audit, rule);
+	walk_l1(audit, rule, &l1_seen);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
 }
 
 void

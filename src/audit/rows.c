@@ -25,6 +25,7 @@
 #include "read/load.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
@@ -65,6 +66,17 @@ struct MlcRows
 #define JOIN_TID 3
 #define JOIN_TABLEOID 4
 #define JOIN_PAYLOAD 5
+
+/* As the owner; and the few keys of a page are looked up, whatever it costs. */
+static void
+put_on(MlcDisguise *disguise, MlcRows *rows)
+{
+	mlc_load_put_on(disguise, rows->relation);
+	(void) set_config_option("enable_hashjoin", "off", PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	(void) set_config_option("enable_mergejoin", "off", PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+}
 
 static char *
 join_query(MlcRows *rows)
@@ -166,7 +178,7 @@ mlc_rows_open(MlcRule *rule)
 										ALLOCSET_DEFAULT_SIZES);
 	rows->relation = table_open(rule->relid, AccessShareLock);
 	look_at_columns(rows);
-	mlc_load_put_on(&disguise, rows->relation);
+	put_on(&disguise, rows);
 	SPI_connect();
 	if (rule->loader == NULL)
 		prepare_join(rows);
@@ -379,7 +391,7 @@ mlc_rows_load(MlcRows *rows, MlcCopy *copies, int n)
 	for (int i = 0; i < rows->ncolumns; i++)
 		values[i] = palloc(sizeof(Datum) * n);
 
-	mlc_load_put_on(&disguise, rows->relation);
+	put_on(&disguise, rows);
 	for (int done = 0; done < nwanted;)
 	{
 		Datum	   *rest[MLC_KEY_MAX_COLUMNS];
@@ -479,7 +491,7 @@ mlc_rows_next(MlcRows *rows, MlcCopy *copies, int max, bool *more)
 	MlcDisguise disguise;
 	int			n = 0;
 
-	mlc_load_put_on(&disguise, rows->relation);
+	put_on(&disguise, rows);
 	if (rows->portal == NULL)
 		open_walk(rows);
 	SPI_cursor_fetch(rows->portal, true, max);
