@@ -28,8 +28,8 @@
  * A loader may read other tables, or say something new each time: with one,
  * the row must be the same in steps 2 and 6.  An entry that is missing has no
  * version; there the row must be the same tuple in both snapshots, since then
- * it has been there all the time, and some patience, since the relay may load it
- * again after it has called the change applied.
+ * it has been there all the time; and the relay must have had nothing left to load
+ * again, which it does after it has called a change applied.
  *
  * An entry without a guard needs no proof, since both are read at once.
  *
@@ -56,8 +56,6 @@
 #include "utils/timestamp.h"
 
 #define MAX_ROUNDS 30
-#define PATIENCE 500			/* ms until a missing entry is believed in:
-								 * the relay may be about to load it */
 #define PAUSE 100				/* ms between two looks at missing entries */
 #define LOOK_AGAIN 20			/* ms: the state of a server wakes nobody */
 
@@ -68,7 +66,7 @@ typedef struct Suspect
 	MlcVerdict	verdict;
 	int			round;
 	bool		kept;
-	TimestampTz since;			/* when it was first seen */
+	uint64		reloaded;		/* as of the first round; max: before it */
 	uint64		digest;			/* of entry and guard */
 	uint64		row_digest;
 	MlcRow		row;			/* which tuple; the payload is gone */
@@ -87,6 +85,8 @@ struct MlcSuspects
 	Suspect    *list;
 	XLogRecPtr	position;		/* P of the last one */
 	bool		hopeless;		/* the relay was waited for in vain */
+	bool		calm;			/* in this round, it had nothing to load again */
+	uint64		reloaded;		/* as of this round */
 	HTAB	   *reported;		/* hashes of keys; NULL: none */
 };
 
@@ -122,7 +122,7 @@ row_digest(const MlcRow *row)
 
 static void
 add(MlcSuspects *suspects, const MlcCopy *copy, MlcVerdict verdict, int round,
-	TimestampTz since, XLogRecPtr position)
+	XLogRecPtr position)
 {
 	MemoryContext old = MemoryContextSwitchTo(suspects->context);
 	Suspect    *suspect;
@@ -144,7 +144,7 @@ add(MlcSuspects *suspects, const MlcCopy *copy, MlcVerdict verdict, int round,
 	suspect->verdict = verdict;
 	suspect->round = round;
 	suspect->kept = copy->kept;
-	suspect->since = since;
+	suspect->reloaded = PG_UINT64_MAX;
 	suspect->digest = mlc_copy_digest(copy);
 	suspect->row = copy->row;
 	suspect->row_digest = copy->row.payload ? row_digest(&copy->row) : 0;
@@ -156,7 +156,7 @@ void
 mlc_recheck_add(MlcSuspects *suspects, const MlcCopy *copy,
 				MlcVerdict verdict, bool ordered, XLogRecPtr position)
 {
-	add(suspects, copy, verdict, 0, copy->kept ? GetCurrentTimestamp() : 0, position);
+	add(suspects, copy, verdict, 0, position);
 
 	/* nothing is the same as this */
 	if (!ordered)
@@ -336,8 +336,7 @@ is_proven(MlcSuspects *suspects, const Suspect *suspect, const MlcCopy *copy,
 	if (verdict == MLC_VERDICT_MISSING)
 		return suspect->verdict == MLC_VERDICT_MISSING &&
 			is_same_tuple(&suspect->row, &copy->row) &&
-			TimestampDifferenceExceeds(suspect->since, GetCurrentTimestamp(),
-									   PATIENCE);
+			(suspects->calm || suspects->reloaded > suspect->reloaded);
 	if (suspect->digest != mlc_copy_digest(copy) &&
 		!MLC_FAULT_SKIP("audit-same-entry"))
 		return false;
@@ -387,6 +386,7 @@ read_again(MlcSuspects *suspects, MlcCopy *copies, int n)
 static void
 settle_once(MlcSuspects *suspects)
 {
+	MlcRelayShared *relay = mlc_segment_my_relay();
 	MlcAudit   *audit = suspects->audit;
 	MemoryContext round = suspects->context;
 	int			n = suspects->n;
@@ -402,6 +402,9 @@ settle_once(MlcSuspects *suspects)
 		copies[i].kept = list[i].kept;
 	}
 	MLC_FAULT("audit-before-recheck");
+	suspects->reloaded = relay ? pg_atomic_read_u64(&relay->reloaded) : 0;
+	suspects->calm = relay != NULL && pg_atomic_read_u32(&relay->reloads) == 0;
+	pg_read_barrier();
 	read_again(suspects, copies, n);
 
 	MLC_FAULT("audit-before-rows");
@@ -433,8 +436,11 @@ settle_once(MlcSuspects *suspects)
 			else if (is_proven(suspects, &list[i], &copies[i], verdict))
 				report(suspects, &copies[i], verdict, position);
 			else if (list[i].round < MAX_ROUNDS)
-				add(suspects, &copies[i], verdict, list[i].round + 1, list[i].since,
-					position);
+			{
+				add(suspects, &copies[i], verdict, list[i].round + 1, position);
+				suspects->list[suspects->n - 1].reloaded =
+					Min(list[i].reloaded, suspects->reloaded);
+			}
 			else if (suspects->rule->loader || list[i].kept)
 				audit->unsettled++;
 			else

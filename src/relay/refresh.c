@@ -44,6 +44,7 @@ typedef struct Wish
 	uint32		hash;			/* hash key: one wish a key */
 	int32		rule;
 	uint64		mask;
+	bool		replica;		/* of a rule that keeps every row cached */
 	uint32		keylen;
 	char	   *key;
 } Wish;
@@ -52,6 +53,16 @@ static MemoryContext context = NULL;
 static HTAB *wishes = NULL;
 static Wish taken[KEYS_A_TURN]; /* out of the queue, not loaded yet */
 static int	ntaken = 0;
+static int	nreplicas = 0;		/* wishes for replicas, taken or not */
+
+/* Tells audits whether a replica that is missing may be on its way. */
+static void
+tell(void)
+{
+	pg_atomic_write_u32(&mlc_relay->shared->reloads, nreplicas);
+	if (nreplicas == 0)
+		pg_atomic_fetch_add_u64(&mlc_relay->shared->reloaded, 1);
+}
 
 void
 mlc_refresh_queue(MlcBatch *batch)
@@ -79,21 +90,29 @@ mlc_refresh_queue(MlcBatch *batch)
 								 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 		}
 		if (hash_get_num_entries(wishes) >= QUEUE_MAX)
-			return;
+			break;
 		hash = hash_bytes((const unsigned char *) event->key, event->keylen);
 		wish = hash_search(wishes, &hash, HASH_ENTER, &found);
 		if (found)
 		{
 			/* the same key mostly; another one is left to its readers */
 			wish->mask |= event->rule->mask;
+			if (event->rule->replicate && !wish->replica)
+			{
+				wish->replica = true;
+				nreplicas++;
+			}
 			continue;
 		}
 		wish->rule = event->rule->id;
 		wish->mask = event->rule->mask;
+		wish->replica = event->rule->replicate;
+		nreplicas += wish->replica;
 		wish->keylen = event->keylen;
 		wish->key = MemoryContextAlloc(context, event->keylen + 1);
 		memcpy(wish->key, event->key, event->keylen + 1);
 	}
+	tell();
 }
 
 int
@@ -310,8 +329,10 @@ mlc_refresh_run(MlcTarget **targets, int ntargets)
 					reload(targets[i], &wish);
 			}
 		pfree(wish.key);
+		nreplicas -= wish.replica;
 		if (commits_wait() && !MLC_FAULT_SKIP("relay-refresh-budget") &&
 			TimestampDifferenceExceeds(began, GetCurrentTimestamp(), BUDGET))
-			return;
+			break;
 	}
+	tell();
 }

@@ -67,6 +67,8 @@ startup(void)
 			pg_atomic_init_u64(&relay->fresh_at, 0);
 			pg_atomic_init_u32(&relay->generation, 0);
 			pg_atomic_init_u32(&relay->hurry, 0);
+			pg_atomic_init_u32(&relay->reloads, 0);
+			pg_atomic_init_u64(&relay->reloaded, 0);
 			pg_atomic_init_u32(&relay->holds, 0);
 			pg_atomic_init_u64(&relay->decoding, 0);
 			pg_atomic_init_u64(&relay->sweeps, 1);

@@ -92,6 +92,8 @@ typedef struct MlcRelayShared
 								 * this time; 0: unknown */
 	pg_atomic_uint32 generation;	/* bumped to make the relay reload */
 	pg_atomic_uint32 hurry;		/* waiters want weak changes now */
+	pg_atomic_uint32 reloads;	/* relay: replicas that are to be loaded again */
+	pg_atomic_uint64 reloaded;	/* relay: how often there were none left */
 	pg_atomic_uint64 decoding;	/* relay: start of the record that it decodes
 								 * just now; 0: none */
 	XLogRecPtr	died_at;		/* relay: where its predecessors died, */

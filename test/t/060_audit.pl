@@ -238,9 +238,9 @@ start_load();
 let_write(100);
 is(scalar keys %{ audit(', repair => true') }, 3 * @tables + 1, 'repairs are reported');
 $t->wait_applied;
+$t->wait_for('refreshed', sub { $redis->command('EXISTS', 'r:1001', 'r:1003', 'r:1007') == 3 });
 is_deeply(audit(), {}, 'and nothing is found afterwards');
 is($redis->command('EXISTS', map { ("$_:9999", "$_:1003") } grep { $_ ne 'd' && $_ ne 'r' } @tables), 0, 'bad copies are gone');
-$t->wait_for('refreshed', sub { $redis->command('EXISTS', 'r:1001', 'r:1003', 'r:1007') == 3 });
 stop_load();
 
 # a stale line of L1, whether or not Redis has the key
