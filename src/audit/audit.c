@@ -344,7 +344,7 @@ walk_cached(Walk *walk)
 static bool
 rows_are_few(Walk *walk)
 {
-	return mlc_rows_estimate(walk->rows) <= walk->total;
+	return mlc_rows_estimate(walk->rows) <= walk->total * walk->audit->sample;
 }
 
 /* Those that belong to the sample, to this rule and this master of a cluster. */
