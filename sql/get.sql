@@ -207,6 +207,17 @@ SELECT mlcache.get('p:8');
 SELECT mlcache.get('p:8');
 
 SELECT budget > 0 AS budget, used <= budget AS within, lines > 0 AS lines, hits > 0 AS hits, misses > 0 AS misses, closed > 0 AS closed FROM mlcache.stat_l1;
+-- values of a megabyte have their place in shared memory
+CREATE TABLE big (id int PRIMARY KEY, v text);
+INSERT INTO big SELECT g, repeat(chr(64 + g), 1024 * 1024) FROM generate_series(1, 3) g;
+SELECT mlcache.attach('big', key => 'big:{id}', loader => 'SELECT v FROM big WHERE id = $1');
+SELECT settle();
+SELECT length(value), left(value, 1), source FROM read('big:1');
+SELECT length(value), md5(value) = md5(repeat('A', 1024 * 1024)) AS same, source FROM read('big:1');
+SELECT length(value), right(value, 1), source FROM read('big:2');
+SELECT length(value), right(value, 1), source FROM read('big:2');
+DROP TABLE big;
+
 -- a row outside the filter is read and not cached, nor that there is none: who
 -- would tell that it changed?
 CREATE TABLE o (id int PRIMARY KEY, v int, open bool);

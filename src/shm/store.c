@@ -5,8 +5,8 @@
  *
  * What to evict is decided by S3-FIFO (Yang, Zhang, Qiu, Yue, Rashmi: "FIFO
  * queues are all you need for cache eviction", SOSP 2023): new lines enter a
- * small queue, a tenth of the memory; those that were hit twice by the time
- * they come to its end go on to the main queue, the others are evicted, and a
+ * small queue, a tenth of the memory; those that were hit by the time they come
+ * to its end go on to the main queue, the others are evicted, and a
  * fingerprint of them is kept, by which they enter the main queue at once if
  * they come back.  The main queue gives a line another round for each hit, up
  * to three.  So what is read once flows past what is read often, and a hit
@@ -17,7 +17,9 @@
  * piece.  There is nothing to fragment, and no size classes to balance.  A
  * removed line stays where it is, dead, until the tail reaches it.
  *
- * Three liberties.  While the main queue has room, lines go there unasked: no
+ * Four liberties.  One hit is enough to go on, not two: with what test/bench/read
+ * measures that costs nothing where popularity stays and gains where it jumps.
+ * While the main queue has room, lines go there unasked: no
  * line need leave a cache that is not full.  The ghosts are a table that
  * newer fingerprints overwrite, instead of a queue of the main queue's length.
  * And a search for a victim gives out a limited number of further rounds, so
@@ -342,7 +344,7 @@ make_room_in_small(MlcStore *store, uint32 size, MlcLineStale stale)
 		while (store->main.used > 0 &&
 			   drop_useless(store, &store->main, stale))
 			;
-		if (ring_fits(&store->main, line->size) || line->freq > 1)
+		if (ring_fits(&store->main, line->size) || line->freq > 0)
 		{
 			make_room_in_main(store, line->size, stale);
 			store->promotions++;

@@ -3,6 +3,7 @@ import re
 import statistics
 import subprocess
 import sys
+import threading
 import time
 
 import psycopg2
@@ -104,6 +105,25 @@ SERIES = "FROM (SELECT 'p:' || g %% %d + 1 AS key FROM generate_series(1, %d) g 
 contest("inside a statement, a call", [
     ("nothing: count(key)", lambda: timed(l1, "SELECT count(key) " + SERIES, N)),
     ("get(), L1 hit", lambda: timed(l1, "SELECT count(mlcache.get(key)) " + SERIES, N)),
+])
+
+
+def together(n):
+    """Calls a second of n sessions, each inside statements of its own."""
+    rates = []
+    cursors = [connect(with_l1) for _ in range(n)]
+    threads = [threading.Thread(target=lambda c=c: rates.append(
+        timed(c, "SELECT count(mlcache.get(key)) " + SERIES, N))) for c in cursors]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(rates)
+
+
+contest("inside a statement, all sessions together", [
+    ("one session", lambda: together(1)),
+    ("two sessions", lambda: together(2)),
 ])
 l1.execute("SELECT array_agg('p:' || g) FROM generate_series(1, 1000) g")
 thousand = l1.mogrify("%s", (l1.fetchone()[0],)).decode()
