@@ -101,6 +101,12 @@ Scenario	scenarios[] = {
 		.readers = 1,.crashes = 1,.failovers = 1,
 	},
 	{
+		.name = "failover-invalidate",
+		.words = "an armed Redis fails over; strong, invalidate",
+		.transactions = 2,.strong = 1,.action = INVALIDATE,.confirm = 1,
+		.readers = 1,.crashes = 1,.failovers = 1,
+	},
+	{
 		.name = "arming-strong",
 		.words = "a new Redis is armed, and fails over; strong, update",
 		.transactions = 2,.strong = 1,.action = UPDATE,.confirm = 1,.fresh = 1,
