@@ -81,6 +81,7 @@ sub finish
 
 	$history{in} .= "stop\n";
 	$history{run}->finish or die "driver failed: $history{err}";
+	$history{late}->() if $history{late};
 	append_to_file("$history{file}.log",
 		$t->sql("SELECT op || ' ' || id || ' ' || ver || ' ' || gone FROM $history{table}_log WHERE op > 0") . "\n");
 	IPC::Run::run([ $python, "$top/test/history/check.py", $history{model}, $history{file},
@@ -181,6 +182,56 @@ for my $sessions (10, 100, 200)
 for my $sessions (10, 100, 200)
 {
 	run_with_faults('strong', 'strong', $sessions, rule => "consistency => 'strong'");
+}
+
+# ---------- readers through the clients, in Python and in Node ----------
+
+my %readers = (python => [ $python, 'readers.py' ], node => [ 'node', 'readers.js' ]);
+
+sub begin_readers
+{
+	my ($first, $name) = @_;
+	my ($program, $script) = @{ $readers{$name} };
+	my $reader = { file => "$history{file}.$name", in => '', err => '' };
+
+	$reader->{run} = IPC::Run::start(
+		[
+			$program, "$top/test/history/$script", $t->node->connstr('postgres'), $t->redis->socket, $t->ns,
+			$history{table}, 8, 5, $first, $reader->{file}
+		],
+		'<', \$reader->{in}, '2>', \$reader->{err});
+	$reader->{run}->pump_nb;
+	return $reader;
+}
+
+# What they saw becomes part of the history; how many reads were hits.
+sub finish_readers
+{
+	my ($reader) = @_;
+	my $record;
+
+	$reader->{run}->finish or die "readers failed: $reader->{err}";
+	$record = slurp_file($reader->{file});
+	append_to_file($history{file}, $record);
+	return scalar(() = $record =~ / L2 /g);
+}
+
+{
+	my ($report, %reader, %hits);
+
+	begin('strong', 20, rule => "consistency => 'strong'");
+	$reader{python} = begin_readers(1000, 'python');
+	$reader{node} = begin_readers(2000, 'node');
+	let_change(300);
+	$t->redis->command('FLUSHALL');
+	$t->wait_armed;
+	let_change(300);
+	$fault{'a relay that exits'}->();
+	let_change(1000);
+	$history{late} = sub { $hits{$_} = finish_readers($reader{$_}) for keys %reader };
+	$report = finish();
+	cmp_ok($hits{$_}, '>', 100, "readers in $_ had hits") for sort keys %hits;
+	is(join("\n", $report->{nviolations}, @{ $report->{examples} }), '0', 'and saw nothing that was stale');
 }
 
 # ---------- strong without what makes it strong ----------
