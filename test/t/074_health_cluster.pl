@@ -10,7 +10,7 @@ my $t = MlcTest->new('health_cluster', no_tables => 1, cluster => {},
 	conf => "mlcache.alert_hit_ratio = 0\nmlcache.alert_pause = 0");
 my $cluster = $t->redis;
 
-sub health { return $t->sql("SELECT string_agg(finding || ': ' || subject, ', ' ORDER BY subject) FROM mlcache.health()") }
+sub health { return $t->sql("SELECT string_agg(finding || ': ' || subject, ', ' ORDER BY finding) FROM mlcache.health()") }
 
 $t->set_conf("mlcache.fault_points = 'monitor-second=skip'");
 $t->sql(<<'SQL');
