@@ -271,6 +271,12 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION mlcache.set(text, text, interval, text[])
 IS 'caches a value under a key that no rule gives, if and when the transaction commits';
 
+CREATE FUNCTION mlcache.touch(key text, ttl interval DEFAULT NULL) RETURNS void
+AS 'MODULE_PATHNAME', 'mlc_sql_touch'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION mlcache.touch(text, interval)
+IS 'gives the entry of a key that no rule gives another time to live, if and when the transaction commits; NULL: for ever';
+
 CREATE FUNCTION mlcache.delete(key text) RETURNS void
 AS 'MODULE_PATHNAME', 'mlc_sql_delete'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -296,12 +302,14 @@ COMMENT ON FUNCTION mlcache.invalidate_pattern(text)
 IS 'removes all that is cached under keys that match a glob of Redis, if and when the transaction commits; looks at every key there is';
 
 REVOKE ALL ON FUNCTION
-	mlcache.set(text, text, interval, text[]), mlcache.delete(text),
+	mlcache.set(text, text, interval, text[]), mlcache.touch(text, interval),
+	mlcache.delete(text),
 	mlcache.invalidate(text), mlcache.invalidate_tag(text),
 	mlcache.invalidate_pattern(text)
 FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION
-	mlcache.set(text, text, interval, text[]), mlcache.delete(text),
+	mlcache.set(text, text, interval, text[]), mlcache.touch(text, interval),
+	mlcache.delete(text),
 	mlcache.invalidate(text), mlcache.invalidate_tag(text),
 	mlcache.invalidate_pattern(text)
 TO mlcache_writer, mlcache_admin;

@@ -65,6 +65,17 @@ SELECT mlcache.fetch('topmost', 'SELECT 1 AS one'), came();
 SELECT mlcache.invalidate_pattern('#*:topmost');
 SELECT settle();
 SELECT mlcache.fetch('topmost', 'SELECT 1 AS one'), came();
+-- also where a rule has the very key, and its row changes
+SELECT mlcache.attach('product', key => 'product:{id}');
+SELECT wait_armed();
+SELECT mlcache.fetch('product:1', 'SELECT 1 AS one'), came();
+SELECT mlcache.pause('redis');
+SELECT mlcache.invalidate('product:1');
+UPDATE product SET price = 1001 WHERE id = 1;
+SELECT mlcache.resume('redis');
+SELECT settle(), wait_armed();
+SELECT mlcache.fetch('product:1', 'SELECT 1 AS one'), came();
+SELECT mlcache.detach('product', 'product:{id}');
 -- a ttl
 SELECT mlcache.fetch('brief', 'SELECT 1 AS one', ttl => '50 ms'), came();
 SELECT pg_sleep(0.06);

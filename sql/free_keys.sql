@@ -96,6 +96,36 @@ SELECT * FROM events();
 SELECT mlcache.set('fk:1', 'forged');
 \set VERBOSITY terse
 
+-- another time to live: of what is there
+SELECT mlcache.set('t1', 'x'), mlcache.set('t2', 'x', '100 s');
+SELECT settle();
+SELECT listen() \gset
+SELECT mlcache.touch('t1', '100 s'), mlcache.touch('t2'), mlcache.touch('nothing', '100 s');
+SELECT settle();
+SELECT line::int BETWEEN 1 AND 100 AS ttl FROM redis('--raw TTL t1') line;
+SELECT * FROM redis('--raw TTL t2');
+SELECT * FROM redis('--raw EXISTS nothing');
+SELECT * FROM events();
+-- with a set or delete of the same transaction
+BEGIN;
+SELECT mlcache.set('t3', 'x', '10 s', '{tag}');
+SAVEPOINT a;
+SELECT mlcache.touch('t3', '100 s');
+ROLLBACK TO a;
+SELECT mlcache.touch('t3', '50 s'), mlcache.delete('t1'), mlcache.touch('t1', '10 s'),
+	mlcache.touch('t2', '10 s'), mlcache.set('t2', 'y');
+SELECT mlcache.get('t3'), mlcache.get('t1'), mlcache.get('t2');
+COMMIT;
+SELECT settle();
+SELECT line::int BETWEEN 11 AND 50 AS ttl FROM redis('--raw TTL t3') line;
+SELECT mlcache.get('t3'), mlcache.get('t1'), mlcache.get('t2');
+SELECT * FROM events();
+SELECT mlcache.invalidate_tag('tag');
+SELECT settle();
+SELECT mlcache.get('t3');
+SELECT mlcache.touch('fk:1', '1 s');
+SELECT mlcache.touch('t2', '0 s');
+
 -- a rule that comes takes its keys over
 SELECT mlcache.set('taken:1', 'mine');
 SELECT settle();

@@ -83,6 +83,20 @@ mlc_write_set(const char *key, uint32 keylen, const char *value,
 }
 
 void
+mlc_write_touch(const char *key, uint32 keylen, int64 ttl)
+{
+	StringInfoData body;
+
+	check_relay("mlcache.touch()");
+	mlc_free_check_key(key, keylen);
+	check_no_rule("mlcache.touch()", key, keylen);
+	initStringInfo(&body);
+	mlc_event_body_make(&body, ttl, 0, NULL, NULL, "", 0);
+	mlc_xact_add_free(MLC_OP_TOUCH, key, keylen, body.data, body.len);
+	pfree(body.data);
+}
+
+void
 mlc_write_delete(const char *key, uint32 keylen)
 {
 	check_relay("mlcache.delete()");

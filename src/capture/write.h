@@ -24,6 +24,12 @@ extern void mlc_write_set(const char *key, uint32 keylen, const char *value,
 						  uint32 valuelen, int64 ttl, int ntags,
 						  const char *const *tags, const uint32 *lens);
 
+/*
+ * The entry, if there is one, lives for ttl ms from the commit on, 0: for ever.
+ * 42809 for a key of a rule.
+ */
+extern void mlc_write_touch(const char *key, uint32 keylen, int64 ttl);
+
 /* The entry goes. */
 extern void mlc_write_delete(const char *key, uint32 keylen);
 

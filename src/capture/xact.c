@@ -273,20 +273,25 @@ change(DirtySet *set, DirtyKey *event, MlcOp op, const char *body,
 	event->turn = ++set->turn;
 }
 
-/* The key's last event; NULL: none. */
+/* The key's last event among those with its hash; NULL: none. */
 static DirtyKey *
-find(DirtySet *set, int ruleno, MlcOp op, const char *key, uint32 keylen)
+find_among(DirtySet *set, KeyEntry *entry, int ruleno, MlcOp op,
+		   const char *key, uint32 keylen)
 {
-	KeyEntry   *entry;
-
-	if (set->table == NULL)
-		return NULL;
-	entry = keytable_lookup(set->table,
-							hash_key(set->rules[ruleno].id, key, keylen));
 	for (int i = entry ? entry->index : -1; i >= 0; i = set->keys[i].previous)
 		if (is_about(&set->keys[i], ruleno, op, key, keylen))
 			return &set->keys[i];
 	return NULL;
+}
+
+static DirtyKey *
+find(DirtySet *set, int ruleno, MlcOp op, const char *key, uint32 keylen)
+{
+	if (set->table == NULL)
+		return NULL;
+	return find_among(set, keytable_lookup(set->table,
+										   hash_key(set->rules[ruleno].id, key, keylen)),
+					  ruleno, op, key, keylen);
 }
 
 static void
@@ -304,8 +309,13 @@ add(DirtySet *set, int ruleno, MlcOp op, const char *key, uint32 keylen,
 	if (set->table == NULL)
 		set->table = keytable_create(set->context, 64, NULL);
 
+	entry = keytable_insert(set->table,
+							hash_key(set->rules[ruleno].id, key, keylen), &found);
+	if (!found)
+		entry->index = -1;
+
 	/* replace this key's event if it belongs to the same savepoint */
-	event = find(set, ruleno, op, key, keylen);
+	event = find_among(set, entry, ruleno, op, key, keylen);
 	if (event && event - set->keys >= segment)
 	{
 		change(set, event, op, body, bodylen);
@@ -322,9 +332,7 @@ add(DirtySet *set, int ruleno, MlcOp op, const char *key, uint32 keylen,
 	change(set, event, op, body, bodylen);
 	if (op == MLC_OP_PATTERN)
 		set->npatterns++;
-	entry = keytable_insert(set->table,
-							hash_key(set->rules[ruleno].id, key, keylen), &found);
-	event->previous = found ? entry->index : -1;
+	event->previous = entry->index;
 	entry->index = set->nkeys++;
 	set->bytes += keylen + sizeof(DirtyKey) + sizeof(KeyEntry);
 }
@@ -343,28 +351,6 @@ mlc_xact_add(const MlcRule *rule, MlcOp op, const char *key, uint32 keylen)
 		mlc_xact_add_all(rule);
 	else
 		add(set, ruleno, op, key, keylen, NULL, 0);
-}
-
-void
-mlc_xact_add_free(MlcOp op, const char *key, uint32 keylen,
-				  const char *body, uint32 bodylen)
-{
-	DirtySet   *set = dirty_set();
-	MlcRule    *rule = mlc_rule_by_id(MLC_RULE_FREE);
-
-	check_not_written(set);
-	if (rule == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("the row of mlcache.rule that stands for free keys is missing"),
-				 errhint("DROP EXTENSION mlcache; CREATE EXTENSION mlcache;")));
-	if (set->bytes + keylen + bodylen > (Size) mlc_capture_work_mem * 1024)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("the transaction sets more than mlcache.capture_work_mem holds"),
-				 errdetail("It is %d kB.", mlc_capture_work_mem),
-				 errhint("Set less in one transaction, or SET mlcache.capture_work_mem to more.")));
-	add(set, touch(set, rule), op, key, keylen, body, bodylen);
 }
 
 /* Has a pattern been invalidated since then that the key matches? */
@@ -409,6 +395,60 @@ is_overtaken(DirtySet *set, const DirtyKey *event)
 	return false;
 }
 
+/* A touch after a set of the same transaction is a set with another ttl. */
+static void
+add_touch(DirtySet *set, int ruleno, const char *key, uint32 keylen,
+		  const char *body, uint32 bodylen)
+{
+	DirtyKey   *event = find(set, ruleno, MLC_OP_TOUCH, key, keylen);
+	MlcBody		touched;
+	MlcBody		old;
+	StringInfoData head;
+	char	   *merged;
+
+	if (event == NULL || event->op == MLC_OP_TOUCH)
+		add(set, ruleno, MLC_OP_TOUCH, key, keylen, body, bodylen);
+	if (event == NULL || event->op != MLC_OP_SET ||
+		!mlc_event_body_open(&touched, body, bodylen) ||
+		!mlc_event_body_open(&old, event->body, event->bodylen) ||
+		is_overtaken(set, event))
+		return;
+
+	/* all but the ttl, with which a body begins, is as it was */
+	merged = copy_bytes(set, event->body, event->bodylen);
+	initStringInfo(&head);
+	mlc_event_body_make(&head, touched.ttl, 0, NULL, NULL, "", 0);
+	memcpy(merged, head.data, sizeof(touched.ttl));
+	pfree(head.data);
+	add(set, ruleno, MLC_OP_SET, key, keylen, merged, event->bodylen);
+	pfree(merged);
+}
+
+void
+mlc_xact_add_free(MlcOp op, const char *key, uint32 keylen,
+				  const char *body, uint32 bodylen)
+{
+	DirtySet   *set = dirty_set();
+	MlcRule    *rule = mlc_rule_by_id(MLC_RULE_FREE);
+
+	check_not_written(set);
+	if (rule == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the row of mlcache.rule that stands for free keys is missing"),
+				 errhint("DROP EXTENSION mlcache; CREATE EXTENSION mlcache;")));
+	if (set->bytes + keylen + bodylen > (Size) mlc_capture_work_mem * 1024)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("the transaction sets more than mlcache.capture_work_mem holds"),
+				 errdetail("It is %d kB.", mlc_capture_work_mem),
+				 errhint("Set less in one transaction, or SET mlcache.capture_work_mem to more.")));
+	if (op == MLC_OP_TOUCH)
+		add_touch(set, touch(set, rule), key, keylen, body, bodylen);
+	else
+		add(set, touch(set, rule), op, key, keylen, body, bodylen);
+}
+
 /* For mlc_free_pending: what this transaction has made of a free key. */
 static bool
 pending(const char *key, uint32 keylen, text * *value)
@@ -422,7 +462,7 @@ pending(const char *key, uint32 keylen, text * *value)
 	for (int i = 0; i < dirty->nrules && event == NULL; i++)
 		if (dirty->rules[i].id == MLC_RULE_FREE)
 			event = find(dirty, i, MLC_OP_SET, key, keylen);
-	if (event == NULL)
+	if (event == NULL || event->op == MLC_OP_TOUCH)
 		return matches_pattern(dirty, key, keylen, 0);
 	if (event->op == MLC_OP_SET && !is_overtaken(dirty, event) &&
 		mlc_event_body_open(&body, event->body, event->bodylen))

@@ -72,7 +72,7 @@ is_key_op(unsigned char op)
 	return op == MLC_OP_INVALIDATE || op == MLC_OP_UPDATE ||
 		op == MLC_OP_REPLICATE || op == MLC_OP_REFRESH ||
 		op == MLC_OP_DELETE || mlc_event_has_body((MlcOp) op) ||
-		mlc_event_is_sweep((MlcOp) op);
+		op == MLC_OP_TAG || op == MLC_OP_PATTERN;
 }
 
 /* ---- bodies ---- */
@@ -357,6 +357,8 @@ mlc_event_op_name(MlcOp op)
 			return "set";
 		case MLC_OP_DELETE:
 			return "delete";
+		case MLC_OP_FETCHED:
+			break;
 		case MLC_OP_TOUCH:
 			return "touch";
 		case MLC_OP_TAG:

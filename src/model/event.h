@@ -41,7 +41,9 @@ typedef enum MlcOp
 
 	/* many keys at once */
 	MLC_OP_TAG = 'g',			/* what was filled with a tag, the key */
-	MLC_OP_PATTERN = 'p'		/* what matches a glob, the key */
+	MLC_OP_PATTERN = 'p',		/* what matches a glob, the key */
+	MLC_OP_FETCHED = 'k'		/* what fetch() cached under the key; inside
+								 * the relay only */
 } MlcOp;
 
 /* Does the op carry a body beside its key? */
@@ -55,7 +57,7 @@ mlc_event_has_body(MlcOp op)
 static inline bool
 mlc_event_is_sweep(MlcOp op)
 {
-	return op == MLC_OP_TAG || op == MLC_OP_PATTERN;
+	return op == MLC_OP_TAG || op == MLC_OP_PATTERN || op == MLC_OP_FETCHED;
 }
 
 typedef struct MlcEvent

@@ -42,6 +42,7 @@
 #include "read/free.h"
 #include "read/query.h"
 #include "redis/command.h"
+#include "shm/segment.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -386,6 +387,15 @@ must_run(void)
 		IsolationUsesXactSnapshot() || mlc_free_is_writing();
 }
 
+/* Is there a relay that invalidates, as far as this server can tell? */
+static bool
+is_followed(void)
+{
+	MlcRelayShared *relay = mlc_segment_my_relay();
+
+	return RecoveryInProgress() || (relay != NULL && relay->wanted);
+}
+
 /* Runs the query, and fills where there is a lease. */
 static void
 run(Call *call, bool own_snapshot)
@@ -445,7 +455,8 @@ mlc_fetch(const MlcFetch *fetch)
 	call.query = mlc_query_open(fetch->query, fetch->nparams);
 	PG_TRY();
 	{
-		if (may_cache && mlc_query_uncacheable(call.query) == NULL)
+		if (may_cache && is_followed() &&
+			mlc_query_uncacheable(call.query) == NULL)
 			call.link = mlc_free_link();
 		if (call.link)
 		{

@@ -47,10 +47,12 @@
 
 struct MlcQuery
 {
-	uint64		hash;			/* hash key: of the text */
+	uint64		hash;			/* hash key: of all three that follow */
 	int			busy;			/* opened so often */
 	MemoryContext context;
 	char	   *text;
+	char	   *path;			/* search_path, by which parameters got types */
+	Oid			role;
 	SPIPlanPtr	plan;
 	int			nparams;
 	Oid		   *types;
@@ -226,6 +228,13 @@ sweep(void)
 			forget(query);
 }
 
+static bool
+is_same(MlcQuery *query, const char *text)
+{
+	return query->role == GetUserId() && strcmp(query->text, text) == 0 &&
+		strcmp(query->path, namespace_search_path) == 0;
+}
+
 /* The query with this text, prepared. */
 static MlcQuery *
 find(const char *text)
@@ -246,13 +255,16 @@ find(const char *text)
 							  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	}
 
-	/* of two texts with one hash the second takes another */
+	/* of two with one hash the second takes another */
 	for (uint64 seed = 0;; seed++)
 	{
 		hash = hash_bytes_extended((const unsigned char *) text, strlen(text),
 								   seed);
+		hash = hash_bytes_extended((const unsigned char *) namespace_search_path,
+								   strlen(namespace_search_path),
+								   hash + GetUserId());
 		query = hash_search(queries, &hash, HASH_FIND, NULL);
-		if (query == NULL || strcmp(query->text, text) == 0)
+		if (query == NULL || is_same(query, text))
 			break;
 	}
 	if (query)
@@ -268,7 +280,11 @@ find(const char *text)
 											   "mlcache query",
 											   ALLOCSET_SMALL_SIZES);
 		query->text = MemoryContextStrdup(query->context, text);
+		query->path = MemoryContextStrdup(query->context, namespace_search_path);
+		query->role = GetUserId();
+		query->busy++;			/* planning may run functions that fetch */
 		prepare(query);
+		query->busy--;
 		query->fresh = true;
 	}
 	PG_CATCH();

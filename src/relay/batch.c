@@ -167,7 +167,8 @@ mlc_batch_add(MlcBatch *batch, MlcRelayRule *rule, MlcOp op,
 
 void
 mlc_batch_sweep(MlcBatch *batch, MlcRelayRule *rule, MlcOp op,
-				const char *text, uint32 len, MlcVersion version)
+				const char *text, uint32 len,
+				const char *payload, uint32 payloadlen, MlcVersion version)
 {
 	StringInfoData key;
 	Size		before;
@@ -181,7 +182,8 @@ mlc_batch_sweep(MlcBatch *batch, MlcRelayRule *rule, MlcOp op,
 	appendStringInfoChar(&key, (char) op);
 	appendBinaryStringInfo(&key, (const char *) &rule->id, sizeof(rule->id));
 	appendBinaryStringInfo(&key, text, len);
-	mlc_batch_add(batch->sweeps, rule, op, key.data, key.len, NULL, 0, version);
+	mlc_batch_add(batch->sweeps, rule, op, key.data, key.len, payload,
+				  payloadlen, version);
 	pfree(key.data);
 	batch->bytes += batch->sweeps->bytes - before;
 	if (mlc_version_compare(version, batch->applying) > 0)

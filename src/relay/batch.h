@@ -67,8 +67,8 @@ typedef struct MlcBatch
 	Size		bytes;
 	void	   *table;			/* key -> event */
 	List	   *purges;			/* of MlcBatchPurge; they come first */
-	struct MlcBatch *sweeps;	/* tags and patterns; they come last.  NULL:
-								 * none.  For their texts see below */
+	struct MlcBatch *sweeps;	/* tags, patterns and touches; they come last.
+								 * NULL: none.  For their texts see below */
 	int			nxids;
 	int			xids_size;
 	TransactionId *xids;		/* commits to be seen before it is sent */
@@ -84,9 +84,21 @@ extern void mlc_batch_reset(MlcBatch *batch);
 /* A transaction with events in the batch committed at this time. */
 extern void mlc_batch_committed(MlcBatch *batch, TimestampTz committed);
 
-/* Adds a tag or pattern, or replaces its event by the same rule.  Copies. */
+/*
+ * Adds a tag, pattern or touch, or replaces its event by the same rule.
+ * Copies.
+ */
 extern void mlc_batch_sweep(MlcBatch *batch, MlcRelayRule *rule, MlcOp op,
-							const char *text, uint32 len, MlcVersion version);
+							const char *text, uint32 len,
+							const char *payload, uint32 payloadlen,
+							MlcVersion version);
+
+/* Does the event belong there? */
+static inline bool
+mlc_batch_is_sweep(MlcOp op)
+{
+	return mlc_event_is_sweep(op) || op == MLC_OP_TOUCH;
+}
 
 /* What stands before the text in the key of an event of sweeps. */
 #define MLC_SWEEP_HEAD ((uint32) (1 + sizeof(int32)))
@@ -95,7 +107,7 @@ extern void mlc_batch_sweep(MlcBatch *batch, MlcRelayRule *rule, MlcOp op,
 static inline const char *
 mlc_batch_text(const MlcBatchEvent *event, uint32 *len)
 {
-	uint32		head = mlc_event_is_sweep(event->op) ? MLC_SWEEP_HEAD : 0;
+	uint32		head = mlc_batch_is_sweep(event->op) ? MLC_SWEEP_HEAD : 0;
 
 	*len = event->keylen - head;
 	return event->key + head;

@@ -400,7 +400,7 @@ stream_events(MlcTarget *target, MlcBatch *batch)
 		{
 			MlcBatchEvent *event = &parts[part]->events[i];
 
-			if (!event->dead &&
+			if (!event->dead && event->op != MLC_OP_FETCHED &&
 				mlc_target_concerns(target, event->rule, event->version))
 				events[n++] = event;
 		}
@@ -716,7 +716,8 @@ check(MlcTarget *target, MlcExpected *expected, MlcReply *reply)
 
 	if (target->group && take_redirects(target, expected, reply))
 		return NULL;
-	if (reply->type == MLC_REPLY_ERROR)
+	if (reply->type == MLC_REPLY_ERROR &&
+		!(what == MLC_EXPECT_FREE && strncmp(reply->str, "NOPERM", 6) == 0))
 	{
 		/* a full Redis still takes removals: send those next time */
 		if (strncmp(reply->str, "OOM", 3) == 0)
@@ -747,6 +748,8 @@ check(MlcTarget *target, MlcExpected *expected, MlcReply *reply)
 			if (reply->type != MLC_REPLY_STRING)
 				return "XADD: unexpected reply";
 			break;
+		case MLC_EXPECT_FREE:
+			return mlc_free_sent(target, reply);
 		case MLC_EXPECT_SWEEP:
 			return mlc_free_swept(target, reply);
 		case MLC_EXPECT_TIDY:

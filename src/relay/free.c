@@ -37,35 +37,96 @@ add_index(MlcCommand *cmd, MlcTarget *target, char kind, const char *text,
 	mlc_command_add(cmd, name.data, name.len);
 }
 
-bool
-mlc_free_send(MlcTarget *target, MlcBatchEvent *event, bool full)
+static void
+send_set(MlcTarget *target, MlcBatchEvent *event, MlcBody *body)
 {
 	char		version[MLC_VERSION_LEN + 1];
-	MlcBody		body;
 	MlcCommand	cmd;
 	const char *tag;
 	uint32		len;
 
-	if (event->op != MLC_OP_SET || full || target->group ||
-		!mlc_event_body_open(&body, event->payload, event->payloadlen))
-		return false;
 	mlc_version_print(event->version, version);
 	mlc_command_init(&cmd);
 	mlc_command_add_cstr(&cmd, "FCALL");
 	mlc_command_add_cstr(&cmd, "mlc_set");
-	mlc_command_add_int(&cmd, 2 + body.ntags);
+	mlc_command_add_int(&cmd, 2 + body->ntags);
 	mlc_command_add(&cmd, event->key, event->keylen);
 	add_index(&cmd, target, MLC_INDEX_FREE, NULL, 0);
-	while (mlc_event_body_next_tag(&body, &tag, &len))
+	while (mlc_event_body_next_tag(body, &tag, &len))
 		add_index(&cmd, target, MLC_INDEX_TAG, tag, len);
 	mlc_command_add_cstr(&cmd, target->ns);
 	mlc_command_add_cstr(&cmd, target->nonce);
 	mlc_command_add(&cmd, version, MLC_VERSION_LEN);
-	mlc_command_add_int(&cmd, body.ttl);
-	mlc_command_add(&cmd, body.value, body.valuelen);
+	mlc_command_add_int(&cmd, body->ttl);
+	mlc_command_add(&cmd, body->value, body->valuelen);
 	mlc_command_append(&cmd, target->conn);
-	mlc_target_expect(target, MLC_EXPECT_APPLY);
+}
+
+static void
+send_removal(MlcTarget *target, MlcBatchEvent *event)
+{
+	char		version[MLC_VERSION_LEN + 1];
+	MlcCommand	cmd;
+
+	mlc_version_print(event->version, version);
+	mlc_command_init(&cmd);
+	mlc_command_add_cstr(&cmd, "FCALL");
+	mlc_command_add_cstr(&cmd, "mlc_apply");
+	mlc_command_add_cstr(&cmd, "1");
+	mlc_command_add(&cmd, event->key, event->keylen);
+	mlc_command_add_cstr(&cmd, target->ns);
+	mlc_command_add_cstr(&cmd, target->nonce);
+	mlc_command_add_cstr(&cmd, "i");
+	mlc_command_add(&cmd, version, MLC_VERSION_LEN);
+	mlc_command_add_cstr(&cmd, "0");
+	mlc_command_add_cstr(&cmd, "");
+	mlc_command_append(&cmd, target->conn);
+}
+
+bool
+mlc_free_send(MlcTarget *target, MlcBatchEvent *event, bool full)
+{
+	MlcBody		body;
+
+	if (event->rule->id != MLC_RULE_FREE || full || target->group)
+		return false;
+	if (event->op != MLC_OP_SET)
+		send_removal(target, event);
+	else if (mlc_event_body_open(&body, event->payload, event->payloadlen))
+		send_set(target, event, &body);
+	else
+		return false;
+	mlc_target_expect(target, MLC_EXPECT_FREE);
 	return true;
+}
+
+const char *
+mlc_free_sent(MlcTarget *target, MlcReply *reply)
+{
+	if (reply->type == MLC_REPLY_ARRAY && reply->nelements == 3 &&
+		reply->elements[0]->type == MLC_REPLY_INTEGER &&
+		reply->elements[1]->type == MLC_REPLY_INTEGER &&
+		reply->elements[2]->type == MLC_REPLY_INTEGER)
+	{
+		/* of a set or removal */
+		target->stat->updated += reply->elements[0]->integer;
+		target->stat->skipped += reply->elements[1]->integer;
+		target->stat->invalidated += reply->elements[2]->integer;
+		return NULL;
+	}
+	if (reply->type == MLC_REPLY_INTEGER)
+		return NULL;			/* of a touch */
+	if (reply->type != MLC_REPLY_ERROR || strncmp(reply->str, "NOPERM", 6) != 0)
+		return "mlc_set, mlc_apply or mlc_touch: unexpected reply";
+
+	/* so nothing can be there: whoever may set keys must not stop the relay */
+	ereport(WARNING,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("mlcache: server \"%s\" refuses a key that was set or removed",
+					target->name),
+			 errdetail("Redis answered: %s", reply->str),
+			 errhint("Give its user the keys that mlcache.set() is used for.")));
+	return NULL;
 }
 
 bool
@@ -161,21 +222,33 @@ begin_pattern(MlcTarget *target, const char *text, uint32 len,
 	}
 }
 
+static void
+send_touch(MlcTarget *target, MlcBatchEvent *event, const char *key, uint32 len)
+{
+	char		version[MLC_VERSION_LEN + 1];
+	MlcBody		body;
+	MlcCommand	cmd;
+
+	if (!mlc_event_body_open(&body, event->payload, event->payloadlen))
+		return;
+	mlc_version_print(event->version, version);
+	mlc_command_init(&cmd);
+	mlc_command_add_cstr(&cmd, "FCALL");
+	mlc_command_add_cstr(&cmd, "mlc_touch");
+	mlc_command_add_cstr(&cmd, "2");
+	mlc_command_add(&cmd, key, len);
+	add_index(&cmd, target, MLC_INDEX_FREE, NULL, 0);
+	mlc_command_add_cstr(&cmd, target->ns);
+	mlc_command_add_cstr(&cmd, target->nonce);
+	mlc_command_add(&cmd, version, MLC_VERSION_LEN);
+	mlc_command_add_int(&cmd, body.ttl);
+	mlc_command_append(&cmd, target->conn);
+	mlc_target_expect(target, MLC_EXPECT_FREE);
+}
+
 void
 mlc_free_send_sweeps(MlcTarget *target, MlcBatch *batch)
 {
-	bool		indexed = target->group == NULL;
-
-	for (int i = 0; i < batch->nevents && indexed; i++)
-	{
-		MlcBatchEvent *event = &batch->events[i];
-
-		if (event->rule->id == MLC_RULE_FREE && !event->dead &&
-			event->op == MLC_OP_INVALIDATE &&
-			mlc_target_concerns(target, event->rule, event->version))
-			begin_tag(target, MLC_INDEX_FETCHED, event->key, event->keylen,
-					  event->version);
-	}
 	for (int i = 0; batch->sweeps && i < batch->sweeps->nevents; i++)
 	{
 		MlcBatchEvent *event = &batch->sweeps->events[i];
@@ -184,10 +257,16 @@ mlc_free_send_sweeps(MlcTarget *target, MlcBatch *batch)
 
 		if (!mlc_target_concerns(target, event->rule, event->version))
 			continue;
-		if (event->op == MLC_OP_TAG && indexed)
-			begin_tag(target, MLC_INDEX_TAG, text, len, event->version);
-		else if (event->op == MLC_OP_PATTERN)
+		if (event->op == MLC_OP_PATTERN)
 			begin_pattern(target, text, len, event->version);
+		else if (target->group)
+			continue;
+		else if (event->op == MLC_OP_TAG)
+			begin_tag(target, MLC_INDEX_TAG, text, len, event->version);
+		else if (event->op == MLC_OP_FETCHED)
+			begin_tag(target, MLC_INDEX_FETCHED, text, len, event->version);
+		else
+			send_touch(target, event, text, len);
 	}
 }
 

@@ -13,14 +13,20 @@
 #include "relay/target.h"
 
 /*
- * Sends an event that sets a free key.  False: it is no such event, or Redis is
- * full, and a removal will do.
+ * Sends an event about a key of no rule by itself.  False: it is no such event,
+ * or Redis is full, or a cluster, and a removal among others will do.
  */
 extern bool mlc_free_send(MlcTarget *target, MlcBatchEvent *event, bool full);
 
 /*
- * Sends what removes many keys at once: tags, patterns, and what was fetched
- * under keys that are invalidated.	 Comes behind all other events, which it
+ * Takes the reply to that, or to a touch; NULL, or what is wrong.  A key that
+ * the Redis user may not touch is none of ours.
+ */
+extern const char *mlc_free_sent(MlcTarget *target, MlcReply *reply);
+
+/*
+ * Sends what removes many keys at once (tags, patterns, and what was fetched
+ * under keys that are invalidated), and touches.  Comes behind all other events, which it
  * tells by their versions.
  */
 extern void mlc_free_send_sweeps(MlcTarget *target, MlcBatch *batch);

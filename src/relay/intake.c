@@ -192,13 +192,19 @@ sink_event(MlcSink *sink, const MlcEvent *event, const MlcRule *rule)
 		return;
 	}
 
-	if (mlc_event_is_sweep(event->op))
+	if (mlc_batch_is_sweep(event->op))
 	{
 		mlc_batch_sweep(batch, target_rule, event->op, event->key,
-						event->keylen, mlc_relay->version);
+						event->keylen, event->payload, event->payloadlen,
+						mlc_relay->version);
 		mlc_batch_committed(batch, mlc_relay->committed);
 		return;
 	}
+
+	/* by itself, since a rule's event may replace that of the key */
+	if (rule->id == MLC_RULE_FREE && event->op == MLC_OP_INVALIDATE)
+		mlc_batch_sweep(batch, target_rule, MLC_OP_FETCHED, event->key,
+						event->keylen, NULL, 0, mlc_relay->version);
 
 	plain = is_plain_removal(event->op, target_rule);
 	if (mlc_relay->spool && !plain)

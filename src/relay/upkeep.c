@@ -32,6 +32,13 @@
 static volatile bool catalogs_changed = true;
 static uint64 rule_changes = 0;
 
+/* What the relay needs to know of the row that stands for free keys. */
+static const MlcRule free_rule = {
+	.id = MLC_RULE_FREE,
+	.action = MLC_OP_INVALIDATE,
+	.consistency = MLC_EVENTUAL
+};
+
 /*
  * Decoding sees the catalogs as they were, everything else here as they are,
  * and both through the same caches: they are emptied whenever the view
@@ -225,8 +232,7 @@ mlc_upkeep_load(void)
 		MemoryContextSwitchTo(old);
 		foreach(lc, rules)
 			(void) mlc_intake_rule(lfirst(lc));
-		if (mlc_rule_by_id(MLC_RULE_FREE))
-			(void) mlc_intake_rule(mlc_rule_by_id(MLC_RULE_FREE));
+		(void) mlc_intake_rule(&free_rule);
 	}
 	mlc_relay->needed = rules != NIL;
 	mlc_relay->strong = false;

@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * sql/write.c
- *	  SQL: what callers cache themselves, and remove: fetch, set, delete,
- *	  invalidate, invalidate_tag, invalidate_pattern.
+ *	  SQL: what callers cache themselves, and remove: fetch, set, touch,
+ *	  delete, invalidate, invalidate_tag, invalidate_pattern.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,6 +20,7 @@
 
 PG_FUNCTION_INFO_V1(mlc_sql_fetch);
 PG_FUNCTION_INFO_V1(mlc_sql_set);
+PG_FUNCTION_INFO_V1(mlc_sql_touch);
 PG_FUNCTION_INFO_V1(mlc_sql_delete);
 PG_FUNCTION_INFO_V1(mlc_sql_invalidate);
 PG_FUNCTION_INFO_V1(mlc_sql_invalidate_tag);
@@ -149,6 +150,17 @@ mlc_sql_set(PG_FUNCTION_ARGS)
 	mlc_write_set(VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key),
 				  VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value), ttl, ntags,
 				  tags, lens);
+	PG_RETURN_VOID();
+}
+
+/* mlcache.touch(key, ttl) */
+Datum
+mlc_sql_touch(PG_FUNCTION_ARGS)
+{
+	text	   *key = text_arg(fcinfo, 0, "key");
+
+	mlc_write_touch(VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key),
+					ttl_arg(fcinfo, 1));
 	PG_RETURN_VOID();
 }
 

@@ -10,6 +10,7 @@
  *-------------------------------------------------------------------------
  */
 #include "model/event.h"
+#include "model/glob.h"
 #include "model/key.h"
 
 #include "oracle.h"
@@ -888,10 +889,55 @@ test_oracles(void)
 	   "oracle: globs of the manual");
 }
 
+/* Every glob and text of a few letters, against the oracle. */
+static void
+test_glob(void)
+{
+	static const char letters[] = "ab*?[]^-\\";
+	int			nletters = (int) strlen(letters);
+	int			ncompared = 0;
+	int			nwrong = 0;
+	const char *wrong = "";
+
+	for (int n = 0; n < nletters * nletters * nletters * nletters; n++)
+	{
+		char		pattern[5] = {0};
+		int			rest = n;
+		int			len = 1 + n % 4;
+
+		for (int i = 0; i < len; i++, rest /= nletters)
+			pattern[i] = letters[rest % nletters];
+		if (!mlc_glob_is_whole(pattern, (size_t) len))
+			continue;
+		for (int t = 0; t < 64; t++)
+		{
+			char		text[4] = {0};
+
+			for (int i = 0, left = t; i < 3 && left > 0; i++, left /= 4)
+				text[i] = "\0ab-"[left % 4] ? "\0ab-"[left % 4] : 'a';
+			ncompared++;
+			if (mlc_glob_match(pattern, (size_t) len, text, strlen(text)) !=
+				glob(pattern, text))
+			{
+				nwrong++;
+				wrong = strdup(pattern);
+			}
+		}
+	}
+	ok(nwrong == 0 && ncompared > 100000,
+	   "globs: %d of %d are not what the oracle says, as '%s'", nwrong,
+	   ncompared, wrong);
+	ok(!mlc_glob_is_whole("a[b", 3) && !mlc_glob_is_whole("a\\", 2) &&
+	   !mlc_glob_is_whole("[a-]", 4) && !mlc_glob_is_whole("[^", 2) &&
+	   mlc_glob_is_whole("[a\\]]", 5) && mlc_glob_is_whole("]", 1),
+	   "globs: what ends in the middle");
+}
+
 int
 main(void)
 {
 	test_oracles();
+	test_glob();
 	test_parse();
 	test_render();
 	test_limits();

@@ -459,6 +459,12 @@ MUTANTS = [
     ("peeks past the guard",
      "	if not guard or guard.lo == '' or guard.absent then", "	if not found[1] then",
      ["Tag.test_peek"]),
+    ("a late touch counts",
+     " or guard.absent or not before(guard.lo, version) then\n		return 0", " or guard.absent then\n		return 0",
+     ["Tag.test_late_touch"]),
+    ("a touch leaves the guard behind",
+     "ipairs({key, name}) do", "ipairs({key}) do",
+     ["Tag.test_touch"]),
     # -- stale copies
     ("what nobody vouches for is kept",
      "		if payloads[i] and is_entry(texts[i]) then", "		if payloads[i] then",

@@ -88,6 +88,35 @@ class Tag(LibraryTest):
         self.refuses("MLCARG", "mlc_untag", [T], "db", "0", 100, "1")
         self.refuses("MLCARG", "mlc_tidy", [], "db", "0")
 
+    # -- touching
+
+    def touch(self, version=200, ttl=60000, key="k"):
+        return self.fcall("mlc_touch", [key, FREE], "db", "n1", V(version), ttl)
+
+    def test_touch(self):
+        self.set()
+        self.assertEqual(self.touch(), 1)
+        self.assertTrue(59000 < self.r.pttl("k") <= 60000)
+        self.assertTrue(59000 < self.r.pttl("mlc:{k}") <= 60000)
+        self.assertTrue(self.now() < self.r.zscore(FREE, "k") <= self.now() + 60000)
+        self.assertEqual(self.touch(ttl=0), 1)
+        self.assertEqual((self.r.ttl("k"), self.r.ttl("mlc:{k}")), (-1, -1))
+        self.assertEqual(self.r.zscore(FREE, "k"), float("inf"))
+        self.assertEqual(self.bounds(), (V(120), V(120)))
+
+    def test_touch_makes_nothing(self):
+        self.assertEqual(self.touch(), 0)
+        self.get()
+        self.assertEqual(self.touch(), 0)
+        self.assertEqual(self.guard()["token"], "t1")
+        self.assertEqual(self.members(FREE), [])
+
+    def test_late_touch(self):
+        self.set(version=200)
+        self.assertEqual(self.touch(version=200), 0)
+        self.assertEqual(self.r.ttl("k"), -1)
+        self.refuses("MLCNONCE", "mlc_touch", ["k", FREE], "db", "n0", V(300), 1)
+
     # -- reading without a lease
 
     def test_peek(self):

@@ -49,6 +49,7 @@ for my $n (1 .. 3)
 {
 	$t->sql("SELECT mlcache.set('banner:$n', '<b>Sale</b>', tags => '{front}')");
 }
+$t->sql("SELECT mlcache.touch('banner:1', '1 hour'), mlcache.touch('banner:2')");
 is($t->sql("SELECT mlcache.get('banner:1')"), '<b>Sale</b>', 'a key with a tag');
 $t->sql("SELECT mlcache.invalidate_tag('front')");
 $t->wait_applied;
@@ -79,6 +80,15 @@ $t->let_write(1000);
 $t->finish_load('ACL', missing => 1);
 my @refused = grep { my %entry = @$_; $entry{username} ne 'app' } @{ $t->redis->command('ACL', 'LOG', 100) };
 is(join("\n", map { join ' ', @$_ } @refused), '', 'Redis has refused nothing');
+
+# ---------- a key that is not mlcache's ----------
+
+# Whoever may set keys must not be able to stop the relay.
+$t->sql("SELECT mlcache.set('other', 'x')");
+$t->sql("SELECT mlcache.delete('other')");
+$t->sql("SELECT mlcache.set('banner:4', 'y')");
+$t->wait_applied;
+is($t->sql("SELECT mlcache.get('banner:4')"), 'y', 'a set that Redis refuses holds nothing up');
 
 # ---------- nothing that it does not need ----------
 

@@ -42,7 +42,7 @@
 -- would not be safe here).
 
 -- Thousands count what older callers do not understand.
-local VERSION = 1009
+local VERSION = 1010
 
 local MAX_KEYS = 1000
 local MAX_MS = 1000 * 60 * 60 * 24 * 366 * 100

@@ -105,6 +105,34 @@ local function mlc_set(keys, args)
 	return {action == 'set' and 1 or 0, action == 'skip' and 1 or 0, action == 'delete' and 1 or 0}
 end
 
+-- 1 key and the index of free keys; ns, nonce, version, ttl (ms, 0 = none): the
+-- entry, if it is there and older than version, lives so long from now on.
+-- -> 1 or 0.  Its other indexes find out when they look after it.
+local function mlc_touch(keys, args)
+	need_keys(keys, 2, 2)
+	need_args(args, 4, 4)
+	local key, index = keys[1], keys[2]
+	local name = guard_name(key)
+	if get_state(args[1]) ~= args[2] then
+		return wrong_nonce(args[1])
+	end
+	local version = need_version('version', args[3])
+	local ttl = need_ms('time to live', args[4], 0)
+	local guard = parse_guard(redis.call('MGET', name)[1])
+	if not guard or guard.lo == '' or guard.absent or not before(guard.lo, version) then
+		return 0
+	end
+	for _, touched in ipairs({key, name}) do
+		if ttl > 0 then
+			redis.call('PEXPIRE', touched, ttl)
+		else
+			redis.call('PERSIST', touched)
+		end
+	end
+	look_after(index, key, now_ms())
+	return 1
+end
+
 -- 1 key; ns -> {'hit', payload, lo, hi, applied}, {'miss'} or {'unarmed'}.
 -- Takes no lease: for keys that nobody can load.
 local function mlc_peek(keys, args)
@@ -195,4 +223,5 @@ register('mlc_get_tagged', mlc_get_tagged, 'allow-oom')
 register('mlc_tidy', mlc_tidy, 'allow-oom')
 register('mlc_set', mlc_set)
 register('mlc_untag', mlc_untag, 'allow-oom')
+register('mlc_touch', mlc_touch, 'allow-oom')
 register('mlc_peek', mlc_peek, 'no-writes')
