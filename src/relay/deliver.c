@@ -47,7 +47,8 @@ expect_events(MlcTarget *target, MlcExpect what, int nevents)
 	target->expect[target->nexpect++].nevents = nevents;
 
 	/* Redis need not wait for the last command; trouble is met later */
-	if (mlc_conn_unsent(target->conn) >= SEND_BYTES)
+	if (mlc_conn_unsent(target->conn) >= SEND_BYTES &&
+		(target->group == NULL || target->group->announced))
 		(void) mlc_conn_push(target->conn);
 }
 
@@ -643,6 +644,7 @@ mlc_target_send(MlcTarget *target, MlcBatch *batch)
 		stream_events(target, batch);
 	else if (has_stream(target) && (batch->nevents > 0 || batch->sweeps))
 		held_back = true;
+	mlc_group_wait_announced(target);
 	MLC_FAULT("relay-before-send");
 	if (!mlc_conn_push(target->conn))
 	{

@@ -424,6 +424,29 @@ purge_everywhere(MlcBatchPurge *purge)
 	}
 }
 
+/* What one of them is told itself comes first over its own connection. */
+static void
+wait_announced(MlcGroup *group, MlcTarget *but)
+{
+	for (int i = 0; i < mlc_relay->ntargets; i++)
+	{
+		MlcTarget  *target = mlc_relay->targets[i];
+
+		if (target->group != group || target == but)
+			continue;
+		while (mlc_target_is_live(target) && !mlc_target_poll(target))
+			(void) mlc_conn_wait(target->conn);
+	}
+	group->announced = true;
+}
+
+void
+mlc_group_wait_announced(MlcTarget *target)
+{
+	if (target->group && !target->group->announced)
+		wait_announced(target->group, target);
+}
+
 void
 mlc_group_announce(MlcBatch *batch)
 {
@@ -434,13 +457,11 @@ mlc_group_announce(MlcBatch *batch)
 	for (int i = 0; i < mlc_relay->ntargets; i++)
 		if (mlc_relay->targets[i]->group && mlc_target_is_live(mlc_relay->targets[i]))
 			mlc_target_announce(mlc_relay->targets[i], batch->applying);
-	for (int i = 0; i < mlc_relay->ntargets; i++)
+	foreach(lc, mlc_relay->groups)
 	{
-		MlcTarget  *target = mlc_relay->targets[i];
-
-		while (target->group && mlc_target_is_live(target) &&
-			   !mlc_target_poll(target))
-			(void) mlc_conn_wait(target->conn);
+		((MlcGroup *) lfirst(lc))->announced = false;
+		if (batch->purges != NIL)
+			wait_announced(lfirst(lc), NULL);
 	}
 	foreach(lc, batch->purges)
 		for (int round = 0; round < MLC_ROUNDS; round++)

@@ -29,6 +29,8 @@ struct MlcGroup
 								 * delivered: all of it again */
 	bool		moved;			/* slots may have gone from one member to
 								 * another while some were away */
+	bool		announced;		/* every master knows what the batch at hand
+								 * applies: commands may go out */
 	int			ndetours;		/* keys that were not where the map says */
 	int			detours_size;
 	MlcBatchEvent **detours;
@@ -89,11 +91,17 @@ extern void mlc_group_joined(MlcTarget *target, bool purged);
 extern bool mlc_group_ask_anyway(MlcTarget *target);
 
 /*
- * Tells all masters what is about to be applied, before the first command to
- * any, since a key may go from one to another in between; and carries out the
- * purges of the batch.  Waits, with nothing in flight before.
+ * Tells all masters what is about to be applied, and carries out the purges of
+ * the batch.  With nothing in flight before.
  */
 extern void mlc_group_announce(MlcBatch *batch);
+
+/*
+ * Waits until all of them know.  That must be before the first command to any,
+ * since a key may go from one to another in between; commands are laid out
+ * meanwhile, and not sent.
+ */
+extern void mlc_group_wait_announced(MlcTarget *target);
 
 /* Everything is about to be decoded again.  With nothing in flight. */
 extern void mlc_group_begin_again(void);

@@ -59,7 +59,13 @@ local function deliver(key, op, version, ttl, payload, applied, now)
 	if texts.err then
 		return false
 	end
-	local action, guard, probe = decide(op, '', version, texts[1], applied, now)
+	local text = texts[1]
+	local action, guard, probe = 'set', nil, op == 'u'
+	-- the usual case, as in mlc_apply: newer than what is there
+	if not (op ~= 'i' and text and #text == PLAIN_ENTRY_LEN and text_sorts and
+		byte(text) ~= BAR and sub(text, 26, 49) < version) then
+		action, guard, probe = decide(op, '', version, text, applied, now)
+	end
 	if action == 'set' and probe then
 		local there = redis.pcall('EXISTS', key)
 		if there ~= 1 and there ~= 0 then
@@ -105,14 +111,21 @@ local function mlc_deliver(keys, args)
 	end
 	local now = now_ms()
 	local result = {0, 0, 0}
+	local version, ttl_text, ttl
 	for i = 1, n do
 		local at = 5 * i - 2
-		local op, version = args[at + 1], need_version('version', args[at + 2])
+		local op = args[at + 1]
+		if args[at + 2] ~= version then
+			version = need_version('version', args[at + 2])
+		end
+		if args[at + 3] ~= ttl_text then
+			ttl_text = args[at + 3]
+			ttl = need_ms('time to live', ttl_text, 0)
+		end
 		if op ~= 'u' and op ~= 'r' and op ~= 'i' then
 			arg_error('op must be u, r or i')
 		end
-		local action = deliver(args[at], op, version, need_ms('time to live', args[at + 3], 0),
-			args[at + 4], applied, now)
+		local action = deliver(args[at], op, version, ttl, args[at + 4], applied, now)
 		if action == 'set' then
 			result[1] = result[1] + 1
 		elseif action == 'skip' then
