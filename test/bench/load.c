@@ -105,7 +105,7 @@ next_random(uint64_t * seed)
 static double
 next_fraction(uint64_t * seed)
 {
-	return (next_random(seed) >> 11) * 0x1 .0 p - 53;
+	return (next_random(seed) >> 11) / 9007199254740992.0;	/* 2^53 */
 }
 
 /* A key by Zipf's law; hot ones lie anywhere. */
