@@ -62,6 +62,9 @@ mlc_launcher_register(void)
 {
 	BackgroundWorker worker;
 
+	/* pg_upgrade wants no WAL but its own, and no slot */
+	if (IsBinaryUpgrade)
+		return;
 	memset(&worker, 0, sizeof(worker));
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
 		BGWORKER_BACKEND_DATABASE_CONNECTION;
