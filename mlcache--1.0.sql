@@ -128,11 +128,11 @@ CREATE FUNCTION mlcache.attach(
 	negative_ttl interval DEFAULT NULL,
 	servers name[] DEFAULT NULL,
 	stale interval DEFAULT NULL)
-RETURNS int
+RETURNS mlcache.rules
 AS 'MODULE_PATHNAME', 'mlc_attach'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION mlcache.attach(regclass, text, text, text, interval, name[], text, text, text, text, text, interval, name[], interval)
-IS 'attaches a cache rule to a table; returns the rule''s id';
+IS 'attaches a cache rule to a table; returns the rule, a row of mlcache.rules';
 
 CREATE FUNCTION mlcache.detach(relation regclass, key text DEFAULT NULL,
 	tag text DEFAULT NULL)

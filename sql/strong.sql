@@ -10,11 +10,11 @@ INSERT INTO account SELECT n, 100 * n, n % 2 FROM generate_series(1, 5) n;
 -- what cannot be strong
 SELECT mlcache.attach('account', key => 'account:{id}', consistency => 'strong', capture => 'wal');
 SELECT mlcache.attach('account', key => 'account:{id}', consistency => 'strong', action => 'replicate');
-SELECT mlcache.attach('account', key => 'account:{id}', consistency => 'strong') > 0 AS attached;
+SELECT (mlcache.attach('account', key => 'account:{id}', consistency => 'strong')).id > 0 AS attached;
 SELECT mlcache.attach('other', key => 'account:{id}');
 SELECT mlcache.attach('other', key => 'account:{id}', consistency => 'strong', on_unreachable => 'degrade');
-SELECT mlcache.attach('account', key => 'branch:{branch}', consistency => 'strong',
-	loader => 'SELECT sum(balance)::text FROM account WHERE branch = $1') > 0 AS attached;
+SELECT (mlcache.attach('account', key => 'branch:{branch}', consistency => 'strong',
+	loader => 'SELECT sum(balance)::text FROM account WHERE branch = $1')).id > 0 AS attached;
 SELECT key, consistency, capture, on_unreachable FROM mlcache.rules ORDER BY key;
 
 -- until Redis is armed
@@ -98,8 +98,8 @@ UPDATE account SET balance = 23 WHERE id = 2;
 SELECT value FROM read('account:2');
 SELECT mlcache.detach('account');
 DO $$ BEGIN EXECUTE format('ALTER SERVER redis OPTIONS (SET url %L)', current_setting('mlctest.redis_url')); END $$;
-SELECT mlcache.attach('account', key => 'account:{id}', consistency => 'strong',
-	on_unreachable => 'degrade') > 0 AS attached;
+SELECT (mlcache.attach('account', key => 'account:{id}', consistency => 'strong',
+	on_unreachable => 'degrade')).id > 0 AS attached;
 ALTER SERVER redis OPTIONS (SET url 'unix:///nowhere/redis.sock');
 UPDATE account SET balance = 24 WHERE id = 2;
 SELECT value FROM read('account:2');

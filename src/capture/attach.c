@@ -36,6 +36,7 @@
 #include "catalog/pg_trigger.h"
 #include "commands/sequence.h"
 #include "commands/trigger.h"
+#include "funcapi.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "storage/lmgr.h"
@@ -46,9 +47,10 @@
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/timestamp.h"
 
 #define TRIGGER_NAME "mlcache_capture"
-#define SLOT_TIMEOUT 5000		/* ms that attach() waits for the slot */
+#define SLOT_TIMEOUT 3000		/* ms that attach() waits for the slot */
 
 /* Bytes of a rule's row; past toast_tuple_target it would be moved out of line. */
 #define RULE_SIZE_MAX 8000
@@ -96,8 +98,40 @@ random_secret(void)
 	return secret;
 }
 
-static int32
-store(const MlcAttach *attach, MlcCapture capture)
+/*
+ * A row of mlcache.rule as one of the view mlcache.rules, which has fewer
+ * columns, and intervals for ms.
+ */
+static Datum
+as_seen(HeapTuple tuple, TupleDesc catalog, TupleDesc view)
+{
+	Datum	   *values = palloc(sizeof(Datum) * view->natts);
+	bool	   *nulls = palloc(sizeof(bool) * view->natts);
+
+	for (int i = 0; i < view->natts; i++)
+	{
+		int			n = 0;
+
+		while (strcmp(NameStr(TupleDescAttr(catalog, n)->attname),
+					  NameStr(TupleDescAttr(view, i)->attname)) != 0)
+			if (++n == catalog->natts)
+				elog(ERROR, "mlcache.rule has no column \"%s\"",
+					 NameStr(TupleDescAttr(view, i)->attname));
+		values[i] = heap_getattr(tuple, n + 1, catalog, &nulls[i]);
+		if (TupleDescAttr(view, i)->atttypid == INTERVALOID && !nulls[i])
+		{
+			Interval   *interval = palloc0(sizeof(Interval));
+
+			interval->time = DatumGetInt64(values[i]) * 1000;
+			values[i] = IntervalPGetDatum(interval);
+		}
+	}
+	return HeapTupleGetDatum(heap_form_tuple(view, values, nulls));
+}
+
+/* The rule as a row of the view. */
+static Datum
+store(const MlcAttach *attach, MlcCapture capture, TupleDesc view)
 {
 	Oid			nsp = get_namespace_oid("mlcache", false);
 	Relation	catalog = table_open(mlc_rule_relid(), RowExclusiveLock);
@@ -105,6 +139,7 @@ store(const MlcAttach *attach, MlcCapture capture)
 	bool		nulls[MLC_RULE_NATTS] = {false};
 	int32		id;
 	HeapTuple	tuple;
+	Datum		row;
 
 	if (RelationGetNumberOfAttributes(catalog) != MLC_RULE_NATTS)
 		elog(ERROR, "mlcache.rule has %d columns, expected %d",
@@ -146,8 +181,9 @@ store(const MlcAttach *attach, MlcCapture capture)
 						   tuple->t_len, RULE_SIZE_MAX),
 				 errhint("Make the loader a function, or name fewer columns.")));
 	CatalogTupleInsert(catalog, tuple);
+	row = as_seen(tuple, RelationGetDescr(catalog), view);
 	table_close(catalog, NoLock);
-	return id;
+	return row;
 }
 
 /* Sessions and decoding look the table's rules up anew. */
@@ -337,12 +373,12 @@ await_slot(const MlcAttach *attach)
 			 errhint("SELECT mlcache.wait_applied(mlcache.last_commit_version()) waits for it.")));
 }
 
-int32
-mlc_attach_rule(const MlcAttach *attach)
+Datum
+mlc_attach_rule(const MlcAttach *attach, TupleDesc view)
 {
 	Relation	relation;
 	MlcCapture	capture;
-	int32		id;
+	Datum		rule;
 
 	mlc_segment_require();
 	await_slot(attach);
@@ -352,7 +388,7 @@ mlc_attach_rule(const MlcAttach *attach)
 	LockRelationOid(mlc_rule_relid(), ShareUpdateExclusiveLock);
 	capture = mlc_check_attach(attach, relation);
 
-	id = store(attach, capture);
+	rule = store(attach, capture, view);
 	if (capture == MLC_CAPTURE_TRIGGER)
 		make_trigger(relation);
 	forget_cached(attach->relid);
@@ -360,7 +396,7 @@ mlc_attach_rule(const MlcAttach *attach)
 
 	(void) mlc_segment_relay(MyDatabaseId, true);
 	mlc_xact_wake_at_commit();
-	return id;
+	return rule;
 }
 
 /* Is it the one with this key, or this tag?  Without either any will do. */

@@ -35,10 +35,11 @@ typedef struct MlcAttach
 
 /*
  * Checks everything, stores the rule, makes the trigger where the capture
- * needs one, and has the relay started when the transaction commits.  Returns
- * the rule's id.  Raises what sql_api calls bad input; changes nothing then.
+ * needs one, and has the relay started.  Returns the rule as a row of
+ * mlcache.rules, which view describes.  Raises what sql_api calls bad input;
+ * changes nothing then.
  */
-extern int32 mlc_attach_rule(const MlcAttach *attach);
+extern Datum mlc_attach_rule(const MlcAttach *attach, TupleDesc view);
 
 /* Removes the rules of a table, or the one with this key or tag; how many. */
 extern int	mlc_attach_remove(Oid relid, const char *key, const char *tag);

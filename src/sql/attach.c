@@ -12,6 +12,7 @@
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "fmgr.h"
+#include "funcapi.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -86,13 +87,16 @@ ttl_arg(FunctionCallInfo fcinfo, int n, const char *name)
 /*
  * mlcache.attach(relation, key, consistency, action, ttl, columns, loader,
  * filter, tag, capture, on_unreachable, negative_ttl, servers, stale) returns the
- * rule's id.
+ * rule, as a row of mlcache.rules.
  */
 Datum
 mlc_attach(PG_FUNCTION_ARGS)
 {
 	MlcAttach	attach;
+	TupleDesc	row;
 
+	if (get_call_result_type(fcinfo, NULL, &row) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
 	memset(&attach, 0, sizeof(attach));
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
@@ -116,7 +120,7 @@ mlc_attach(PG_FUNCTION_ARGS)
 	attach.negative_ttl = ttl_arg(fcinfo, 11, "negative_ttl");
 	attach.stale = ttl_arg(fcinfo, 13, "stale");
 	attach.nservers = names_arg(fcinfo, 12, "servers", &attach.servers);
-	PG_RETURN_INT32(mlc_attach_rule(&attach));
+	PG_RETURN_DATUM(mlc_attach_rule(&attach, BlessTupleDesc(row)));
 }
 
 /* mlcache.detach(relation [, key or tag]) returns how many rules went. */
