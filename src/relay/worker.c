@@ -283,6 +283,24 @@ retire(uint32 generation)
 }
 
 /*
+ * A turn failed.  If the rules are gone, as after DROP EXTENSION, which leaves
+ * WAL behind that nobody can decode any more, no relay follows, and the servers
+ * may be known to nobody but us: takes leave of them.  False: one follows.
+ */
+static bool
+retire_after_error(void)
+{
+	uint32		generation = pg_atomic_read_u32(&mlc_relay->shared->generation);
+
+	if (MLC_FAULT_SKIP("relay-last-will"))
+		return false;
+	MemoryContextSwitchTo(mlc_relay->scratch);
+	AbortOutOfAnyTransaction();
+	CurrentResourceOwner = AuxProcessResourceOwner;
+	return !mlc_upkeep_load() && retire(generation);
+}
+
+/*
  * The last rule went.  Its purge is still to be delivered; a server that is
  * away or paused is waited for a while, but not while the slot fills the disk.
  */
@@ -407,10 +425,28 @@ turn(void)
 		sleep_a_while(true);
 }
 
+/* Reads the rules where they have changed.  False: retired. */
+static bool
+keep_rules(void)
+{
+	uint32		generation = pg_atomic_read_u32(&mlc_relay->shared->generation);
+
+	if (!mlc_upkeep_is_stale() && generation == mlc_relay->generation)
+		return true;
+	mlc_relay->generation = generation;
+	if (mlc_upkeep_load())
+		return true;
+	if (may_retire() && retire(generation))
+		return false;
+	mlc_relay->generation = generation - 1;
+	return true;
+}
+
 void
 mlc_relay_main(Datum arg)
 {
 	int			number = DatumGetInt32(arg);
+	volatile bool retired = false;
 	uint32		generation;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
@@ -455,20 +491,25 @@ mlc_relay_main(Datum arg)
 				return;
 		}
 		AcceptInvalidationMessages();
-		generation = pg_atomic_read_u32(&mlc_relay->shared->generation);
-		if (mlc_upkeep_is_stale() || generation != mlc_relay->generation)
+		PG_TRY();
 		{
-			mlc_relay->generation = generation;
-			if (!mlc_upkeep_load())
-			{
-				if (may_retire() && retire(generation))
-					return;
-				mlc_relay->generation = generation - 1;
-			}
+			retired = !keep_rules();
+			MemoryContextSwitchTo(mlc_relay->scratch);
+			MemoryContextReset(mlc_relay->scratch);
+			if (!retired)
+				turn();
 		}
-		MemoryContextSwitchTo(mlc_relay->scratch);
-		MemoryContextReset(mlc_relay->scratch);
-		turn();
+		PG_CATCH();
+		{
+			EmitErrorReport();
+			FlushErrorState();
+			if (!retire_after_error())
+				proc_exit(1);
+			retired = true;
+		}
+		PG_END_TRY();
+		if (retired)
+			return;
 		CurrentResourceOwner = AuxProcessResourceOwner;
 	}
 }
