@@ -551,7 +551,10 @@ check_node(MlcServer *server, const MlcRedisOptions *options)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("Redis server \"%s\" cannot be used", server->name),
-				 errdetail("%s", error)));
+				 errdetail("%s", error),
+				 strstr(error, "Redis 7.0") ?
+				 errhint("ALTER SERVER %s OPTIONS (SET url '...');",
+						 quote_identifier(server->name)) : 0));
 	if (server->options.nseeds == 0 && mlc_cluster_is_one(conn))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),

@@ -310,6 +310,9 @@ may_retire(void)
 	static TimestampTz alone_since = 0;
 	TimestampTz now = GetCurrentTimestamp();
 
+	/* a rule was about to come, and did not */
+	if (mlc_relay->ntargets == 0)
+		return true;
 	if (mlc_flow_any_live())
 	{
 		alone_since = 0;

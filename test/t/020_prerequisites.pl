@@ -104,6 +104,22 @@ SKIP:
 	is(setup_row('output_plugin_libraries'), 't|', 'the hint helps');
 }
 
+# ---------- a Redis that is too old ----------
+
+# One without functions, as all before 7.0 are: it does not know the commands.
+my $old = MlcRedis->new('old');
+$old->start(map { ('--rename-command', $_, '') } qw(FCALL FCALL_RO FUNCTION));
+$node->safe_psql('postgres', "ALTER SERVER redis OPTIONS (SET url '" . $old->url . "')");
+$said = refusal();
+like($said, qr/0A000: .*/, 'too old: error');
+like($said, qr/it must be Redis 7.0 or later/, 'too old: detail');
+like($said, qr/HINT:  ALTER SERVER redis OPTIONS/, 'too old: hint');
+ok($node->poll_query_until('postgres', 'SELECT count(*) = 0 FROM pg_replication_slots'),
+	'too old: the slot that was made for the rule goes');
+stays_unchanged();
+$node->safe_psql('postgres', "ALTER SERVER redis OPTIONS (SET url '$url')");
+$old->stop;
+
 # ---------- all there ----------
 
 is($node->safe_psql('postgres', "SELECT count(*) FROM mlcache.check_setup() WHERE NOT ok"), 0,
