@@ -160,6 +160,7 @@ load_targets(void)
 	{
 		Oid			serverid = lfirst_oid(lc);
 		bool		known = false;
+		MlcTarget  *target;
 		int			number;
 
 		for (int i = 0; i < mlc_relay->ntargets; i++)
@@ -174,9 +175,9 @@ load_targets(void)
 		number = claim_number(serverid);
 		if (number < 0)
 			break;
-		mlc_relay->targets[mlc_relay->ntargets++] =
-			mlc_target_create(mlc_relay->context, serverid, number,
-							  &mlc_relay->shared->targets[number]);
+		target = mlc_target_create(mlc_relay->context, serverid, number,
+								   &mlc_relay->shared->targets[number]);
+		mlc_relay->targets[mlc_relay->ntargets++] = target;
 		mlc_relay->rules_generation++;
 	}
 
