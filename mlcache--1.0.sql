@@ -182,6 +182,34 @@ BEGIN
 	LOOP
 		PERFORM mlcache.after_ddl(relation, altered);
 	END LOOP;
+
+	-- an enum's label or a composite's column has another name: so have keys
+	-- and documents, though no row has changed
+	FOR relation IN
+		WITH RECURSIVE changed(type) AS (
+			SELECT CASE WHEN classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+				THEN (SELECT reltype FROM pg_catalog.pg_class
+					  WHERE oid OPERATOR(pg_catalog.=) objid)
+				ELSE objid END
+			FROM pg_catalog.pg_event_trigger_ddl_commands()
+			WHERE command_tag OPERATOR(pg_catalog.=) 'ALTER TYPE'
+			UNION
+			SELECT t.oid
+			FROM changed
+				JOIN pg_catalog.pg_type t
+					ON type IN (t.typelem, t.typbasetype) OR EXISTS (
+						SELECT FROM pg_catalog.pg_attribute a
+						WHERE a.attrelid OPERATOR(pg_catalog.=) t.typrelid
+							AND a.atttypid OPERATOR(pg_catalog.=) type
+							AND t.typtype OPERATOR(pg_catalog.=) 'c'))
+		SELECT DISTINCT c.oid
+		FROM changed
+			JOIN pg_catalog.pg_attribute a ON a.atttypid OPERATOR(pg_catalog.=) type
+			JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.attrelid
+		WHERE c.relkind IN ('r', 'p')
+	LOOP
+		PERFORM mlcache.after_ddl(relation, true);
+	END LOOP;
 END
 $$;
 COMMENT ON FUNCTION mlcache.on_ddl()
@@ -189,7 +217,7 @@ IS 'event trigger: checks the rules that DDL on tables concerns, and purges them
 
 CREATE EVENT TRIGGER mlcache_ddl ON ddl_command_end
 	WHEN TAG IN ('ALTER TABLE', 'ALTER FOREIGN TABLE', 'CREATE TABLE',
-				 'CREATE FOREIGN TABLE', 'CREATE SCHEMA')
+				 'CREATE FOREIGN TABLE', 'CREATE SCHEMA', 'ALTER TYPE')
 	EXECUTE FUNCTION mlcache.on_ddl();
 ALTER EVENT TRIGGER mlcache_ddl ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER mlcache_ddl

@@ -115,6 +115,24 @@ INSERT INTO i VALUES (1);
 SELECT * FROM events();
 DROP TABLE i;
 
+-- names inside of types are in keys and documents
+CREATE TYPE mood AS ENUM ('sad', 'glad');
+CREATE DOMAIN state AS mood;
+CREATE TYPE pair AS (a int, b int);
+CREATE TYPE other AS ENUM ('x');
+CREATE TABLE en (id int PRIMARY KEY, m state, p pair[]);
+SELECT mlcache.attach('en', key => 'en:{id}', action => 'update');
+SELECT listen() \gset
+ALTER TYPE mood RENAME VALUE 'sad' TO 'blue';
+SELECT * FROM events();
+ALTER TYPE pair RENAME ATTRIBUTE a TO x;
+SELECT * FROM events();
+ALTER TYPE other RENAME VALUE 'x' TO 'y';
+SELECT * FROM events();
+DROP TABLE en;
+DROP DOMAIN state;
+DROP TYPE mood, pair, other;
+
 -- an owner who is nobody else
 CREATE ROLE mlctest_user;
 GRANT CREATE ON SCHEMA public TO mlctest_user;
