@@ -110,8 +110,8 @@ BEGIN
 	RETURN '"late"';
 END
 $$;
-SELECT mlcache.attach('account', key => 'late:{id}', consistency => 'strong',
-	loader => 'SELECT public.forget_lease(''late:'' || $1)') > 0 AS attached;
+SELECT (mlcache.attach('account', key => 'late:{id}', consistency => 'strong',
+	loader => 'SELECT public.forget_lease(''late:'' || $1)')).id > 0 AS attached;
 SELECT settle();
 SELECT mlcache.get('late:1');
 SELECT mlcache.get('late:1');
