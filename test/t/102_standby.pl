@@ -19,9 +19,11 @@ $primary->backup('copy');
 $standby->init_from_backup($primary, 'copy', has_streaming => 1);
 if ($has_failover)
 {
+	my $conninfo = $primary->connstr('postgres') =~ s/'/''/gr;
+
 	$t->sql("SELECT pg_create_physical_replication_slot('standby', true)");
 	$standby->append_conf('postgresql.conf', <<"CONF");
-primary_conninfo = '@{[$primary->connstr('postgres')]} application_name=standby'
+primary_conninfo = '$conninfo application_name=standby'
 primary_slot_name = 'standby'
 hot_standby_feedback = on
 sync_replication_slots = on
