@@ -165,11 +165,13 @@ $t->redis->command('SET', 'p:1', '{"id":1,"name":"wrong"}', 'KEEPTTL');
 is($t->sql("SELECT key, class FROM mlcache.audit('p')"), 'p:1|stale', 'a copy is wrong');
 follow(found('violations: copies', 'critical', qr/^Of \d+ cached copies compared within the last hour, wrong: 1\./,
 	qr/^SELECT a\.\* FROM .*audit\(r\.relation, repair => true\) a;$/));
+my $alert = qr/mlcache alert: \{"alert":"violations","state":"begin"/;
+$t->wait_for('the alert', sub { $t->count_log($alert) });
 $t->sql('SELECT mlcache.wait_applied(mlcache.last_commit_version())');
 is($t->sql("SELECT count(*) FROM mlcache.audit('p')"), '0', '...and is no more');
 $t->sql('SELECT mlcache.reset_stats()');
 gone('violations: copies');
-is($t->count_log(qr/mlcache alert: \{"alert":"violations","state":"begin"/), 1, '...of which there was one alert');
+is($t->count_log($alert), 1, '...of which there was one alert');
 
 # ---- rules and L1 ----
 $t->sql(<<'SQL');
