@@ -168,6 +168,7 @@ IS 'checks, and purges if asked to, the rules of a table that DDL has made or ch
 CREATE FUNCTION mlcache.on_ddl() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET jit = off
 AS $$
 DECLARE
 	relation oid;
@@ -185,6 +186,9 @@ BEGIN
 
 	-- an enum's label or a composite's column has another name: so have keys
 	-- and documents, though no row has changed
+	IF TG_TAG OPERATOR(pg_catalog.<>) 'ALTER TYPE' THEN
+		RETURN;
+	END IF;
 	FOR relation IN
 		WITH RECURSIVE changed(type) AS (
 			SELECT CASE WHEN classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
