@@ -66,11 +66,11 @@ $$;
 -- what differs is seen
 CREATE EXTENSION mlcache;
 COMMENT ON FUNCTION mlcache.check_setup() IS 'x';
-ALTER EXTENSION mlcache DROP VIEW mlcache.stat_l1;
+ALTER EXTENSION mlcache DROP FUNCTION mlcache.last_commit_version();
 SELECT coalesce(f.object, s.object) AS differs
 	FROM mlctest.fresh f FULL JOIN mlctest.shape() s USING (object)
 	WHERE f.definition IS DISTINCT FROM s.definition OR f.object IS NULL OR s.object IS NULL
 	ORDER BY 1;
-DROP VIEW mlcache.stat_l1;
+DROP FUNCTION mlcache.last_commit_version();
 DROP EXTENSION mlcache CASCADE;
 DROP SCHEMA mlctest CASCADE;

@@ -227,7 +227,7 @@ void
 mlc_health_look_at_slot(MlcSlotLook *look)
 {
 	static SPIPlanPtr plan = NULL;
-	NameData	name;
+	NameData	name = {""};
 	Datum		arg = NameGetDatum(&name);
 
 	look->retained = look->left = -1;
