@@ -14,19 +14,14 @@
  */
 #include "postgres.h"
 
+#include "base/area.h"
 #include "base/guc.h"
 #include "lock/registry.h"
 #include "miscadmin.h"
-#include "storage/ipc.h"
-#include "storage/shmem.h"
-
-#define TRANCHE "mlcache_locks"
 
 MlcLockShared *mlc_lock_shared = NULL;
 
 static MlcKeeper *my_keeper = NULL;
-static shmem_request_hook_type prev_shmem_request_hook = NULL;
-static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
 
 static Size
 shared_size(void)
@@ -36,52 +31,39 @@ shared_size(void)
 }
 
 static void
-request(void)
+attach(void *memory, bool found, LWLockPadded *locks)
 {
-	if (prev_shmem_request_hook)
-		prev_shmem_request_hook();
-	RequestAddinShmemSpace(MAXALIGN(shared_size()));
-	RequestNamedLWLockTranche(TRANCHE, 1);
-}
-
-static void
-startup(void)
-{
-	bool		found;
-
-	if (prev_shmem_startup_hook)
-		prev_shmem_startup_hook();
-
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	mlc_lock_shared = ShmemInitStruct("mlcache locks", shared_size(), &found);
-	if (!found)
+	mlc_lock_shared = memory;
+	if (found)
+		return;
+	memset(mlc_lock_shared, 0, shared_size());
+	mlc_lock_shared->lock = &locks->lock;
+	mlc_lock_shared->nslots = mlc_max_locks;
+	pg_atomic_init_u32(&mlc_lock_shared->nkeepers, 0);
+	for (int i = 0; i < MLC_MAX_KEEPERS; i++)
+		pg_atomic_init_u64(&mlc_lock_shared->keepers[i].next_look, 0);
+	for (int i = 0; i < mlc_max_locks; i++)
 	{
-		memset(mlc_lock_shared, 0, shared_size());
-		mlc_lock_shared->lock = &GetNamedLWLockTranche(TRANCHE)->lock;
-		mlc_lock_shared->nslots = mlc_max_locks;
-		pg_atomic_init_u32(&mlc_lock_shared->nkeepers, 0);
-		for (int i = 0; i < MLC_MAX_KEEPERS; i++)
-			pg_atomic_init_u64(&mlc_lock_shared->keepers[i].next_look, 0);
-		for (int i = 0; i < mlc_max_locks; i++)
-		{
-			MlcLockSlot *slot = &mlc_lock_shared->slots[i];
+		MlcLockSlot *slot = &mlc_lock_shared->slots[i];
 
-			pg_atomic_init_u32(&slot->state, MLC_LOCK_FREE);
-			pg_atomic_init_u64(&slot->token, 0);
-			pg_atomic_init_u64(&slot->deadline, 0);
-			slot->next_free = i + 1 < mlc_max_locks ? i + 1 : -1;
-		}
+		pg_atomic_init_u32(&slot->state, MLC_LOCK_FREE);
+		pg_atomic_init_u64(&slot->token, 0);
+		pg_atomic_init_u64(&slot->deadline, 0);
+		slot->next_free = i + 1 < mlc_max_locks ? i + 1 : -1;
 	}
-	LWLockRelease(AddinShmemInitLock);
 }
+
+static const MlcArea area = {
+	.name = "mlcache locks",
+	.size = shared_size,
+	.tranche = "mlcache_locks",
+	.attach = attach
+};
 
 void
 mlc_registry_init(void)
 {
-	prev_shmem_request_hook = shmem_request_hook;
-	shmem_request_hook = request;
-	prev_shmem_startup_hook = shmem_startup_hook;
-	shmem_startup_hook = startup;
+	mlc_area_want(&area);
 }
 
 MlcKeeper *

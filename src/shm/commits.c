@@ -13,13 +13,12 @@
  */
 #include "postgres.h"
 
+#include "base/area.h"
 #include "base/compat.h"
 #include "miscadmin.h"
 #include "port/atomics.h"
 #include "shm/commits.h"
-#include "storage/ipc.h"
 #include "storage/proc.h"
-#include "storage/shmem.h"
 
 typedef struct Slot
 {
@@ -29,9 +28,6 @@ typedef struct Slot
 
 static Slot *slots = NULL;
 
-static shmem_request_hook_type prev_shmem_request_hook = NULL;
-static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
-
 static Size
 slots_size(void)
 {
@@ -39,38 +35,26 @@ slots_size(void)
 }
 
 static void
-request(void)
+attach(void *memory, bool found, LWLockPadded *locks)
 {
-	if (prev_shmem_request_hook)
-		prev_shmem_request_hook();
-	RequestAddinShmemSpace(slots_size());
+	slots = memory;
+	for (int i = 0; i < MaxBackends && !found; i++)
+	{
+		pg_atomic_init_u64(&slots[i].sequence, 0);
+		slots[i].dbid = InvalidOid;
+	}
 }
 
-static void
-startup(void)
-{
-	bool		found;
-
-	if (prev_shmem_startup_hook)
-		prev_shmem_startup_hook();
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	slots = ShmemInitStruct("mlcache commits", slots_size(), &found);
-	if (!found)
-		for (int i = 0; i < MaxBackends; i++)
-		{
-			pg_atomic_init_u64(&slots[i].sequence, 0);
-			slots[i].dbid = InvalidOid;
-		}
-	LWLockRelease(AddinShmemInitLock);
-}
+static const MlcArea area = {
+	.name = "mlcache commits",
+	.size = slots_size,
+	.attach = attach
+};
 
 void
 mlc_commits_init(void)
 {
-	prev_shmem_request_hook = shmem_request_hook;
-	shmem_request_hook = request;
-	prev_shmem_startup_hook = shmem_startup_hook;
-	shmem_startup_hook = startup;
+	mlc_area_want(&area);
 }
 
 static Slot *

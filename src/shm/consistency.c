@@ -16,15 +16,13 @@
  */
 #include "postgres.h"
 
+#include "base/area.h"
 #include "miscadmin.h"
 #include "port/pg_bitutils.h"
 #include "shm/consistency.h"
-#include "storage/ipc.h"
 #include "storage/lwlock.h"
-#include "storage/shmem.h"
 #include "utils/timestamp.h"
 
-#define TRANCHE "mlcache_consistency"
 #define DATABASES 16			/* that are remembered */
 #define SLOTS 60				/* the longest ring */
 #define SUB_BITS 2
@@ -71,42 +69,33 @@ static const struct
 
 static Shared *shared = NULL;
 
-static shmem_request_hook_type prev_shmem_request_hook = NULL;
-static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
-
-static void
-request(void)
+static Size
+shared_size(void)
 {
-	if (prev_shmem_request_hook)
-		prev_shmem_request_hook();
-	RequestAddinShmemSpace(sizeof(Shared));
-	RequestNamedLWLockTranche(TRANCHE, 1);
+	return sizeof(Shared);
 }
 
 static void
-startup(void)
+attach(void *memory, bool found, LWLockPadded *locks)
 {
-	bool		found;
-
-	if (prev_shmem_startup_hook)
-		prev_shmem_startup_hook();
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	shared = ShmemInitStruct("mlcache consistency", sizeof(Shared), &found);
-	if (!found)
-	{
-		memset(shared, 0, sizeof(Shared));
-		shared->lock = &GetNamedLWLockTranche(TRANCHE)->lock;
-	}
-	LWLockRelease(AddinShmemInitLock);
+	shared = memory;
+	if (found)
+		return;
+	memset(shared, 0, sizeof(Shared));
+	shared->lock = &locks->lock;
 }
+
+static const MlcArea area = {
+	.name = "mlcache consistency",
+	.size = shared_size,
+	.tranche = "mlcache_consistency",
+	.attach = attach
+};
 
 void
 mlc_consistency_init(void)
 {
-	prev_shmem_request_hook = shmem_request_hook;
-	shmem_request_hook = request;
-	prev_shmem_startup_hook = shmem_startup_hook;
-	shmem_startup_hook = startup;
+	mlc_area_want(&area);
 }
 
 /* Under the lock.  NULL: there is none, or there are too many. */

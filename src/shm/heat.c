@@ -31,6 +31,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/area.h"
 #include "base/fault.h"
 #include "base/guc.h"
 #include "common/hashfn.h"
@@ -39,11 +40,8 @@
 #include "port/pg_crc32c.h"
 #include "shm/heat.h"
 #include "storage/fd.h"
-#include "storage/ipc.h"
 #include "storage/lwlock.h"
-#include "storage/shmem.h"
 
-#define TRANCHE "mlcache_heat"
 #define WAYS 8					/* cells of a bucket */
 #define BASE 1.08				/* of the probability to wear a cell down */
 #define SURE 400				/* a count that nothing wears down */
@@ -81,8 +79,6 @@ typedef struct FileHeader
 int			mlc_heat_skip = 0;
 
 static Heat *heat = NULL;
-static shmem_request_hook_type prev_shmem_request_hook = NULL;
-static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
 
 /* ---- memory ---- */
 
@@ -99,47 +95,33 @@ count_buckets(void)
 static Size
 heat_size(void)
 {
+	if (mlc_max_hot_keys == 0)
+		return 0;
 	return offsetof(Heat, cells) + sizeof(Cell) * WAYS * count_buckets();
 }
 
 static void
-request(void)
+attach(void *memory, bool found, LWLockPadded *locks)
 {
-	if (prev_shmem_request_hook)
-		prev_shmem_request_hook();
-	if (mlc_max_hot_keys == 0)
+	heat = memory;
+	if (found)
 		return;
-	RequestAddinShmemSpace(heat_size());
-	RequestNamedLWLockTranche(TRANCHE, 1);
+	memset(heat, 0, heat_size());
+	heat->lock = &locks->lock;
+	heat->nbuckets = count_buckets();
 }
 
-static void
-startup(void)
-{
-	bool		found;
-
-	if (prev_shmem_startup_hook)
-		prev_shmem_startup_hook();
-	if (mlc_max_hot_keys == 0)
-		return;
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	heat = ShmemInitStruct("mlcache heat", heat_size(), &found);
-	if (!found)
-	{
-		memset(heat, 0, heat_size());
-		heat->lock = &GetNamedLWLockTranche(TRANCHE)->lock;
-		heat->nbuckets = count_buckets();
-	}
-	LWLockRelease(AddinShmemInitLock);
-}
+static const MlcArea area = {
+	.name = "mlcache heat",
+	.size = heat_size,
+	.tranche = "mlcache_heat",
+	.attach = attach
+};
 
 void
 mlc_heat_init(void)
 {
-	prev_shmem_request_hook = shmem_request_hook;
-	shmem_request_hook = request;
-	prev_shmem_startup_hook = shmem_startup_hook;
-	shmem_startup_hook = startup;
+	mlc_area_want(&area);
 }
 
 static inline int

@@ -7,18 +7,13 @@
  */
 #include "postgres.h"
 
+#include "base/area.h"
 #include "miscadmin.h"
 #include "shm/history.h"
-#include "storage/ipc.h"
 #include "storage/lwlock.h"
-#include "storage/shmem.h"
 #include "utils/timestamp.h"
 
-#define TRANCHE "mlcache_history"
-
 static MlcHistory *histories = NULL;
-static shmem_request_hook_type prev_shmem_request_hook = NULL;
-static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
 
 static Size
 history_bytes(void)
@@ -27,41 +22,27 @@ history_bytes(void)
 }
 
 static void
-request(void)
+attach(void *memory, bool found, LWLockPadded *locks)
 {
-	if (prev_shmem_request_hook)
-		prev_shmem_request_hook();
-	RequestAddinShmemSpace(history_bytes());
-	RequestNamedLWLockTranche(TRANCHE, 1);
+	histories = memory;
+	if (found)
+		return;
+	memset(histories, 0, history_bytes());
+	for (int i = 0; i < MLC_MAX_HISTORIES; i++)
+		LWLockInitialize(&histories[i].lock, locks->lock.tranche);
 }
 
-static void
-startup(void)
-{
-	bool		found;
-
-	if (prev_shmem_startup_hook)
-		prev_shmem_startup_hook();
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	histories = ShmemInitStruct("mlcache history", history_bytes(), &found);
-	if (!found)
-	{
-		int			tranche = GetNamedLWLockTranche(TRANCHE)->lock.tranche;
-
-		memset(histories, 0, history_bytes());
-		for (int i = 0; i < MLC_MAX_HISTORIES; i++)
-			LWLockInitialize(&histories[i].lock, tranche);
-	}
-	LWLockRelease(AddinShmemInitLock);
-}
+static const MlcArea area = {
+	.name = "mlcache history",
+	.size = history_bytes,
+	.tranche = "mlcache_history",
+	.attach = attach
+};
 
 void
 mlc_history_init(void)
 {
-	prev_shmem_request_hook = shmem_request_hook;
-	shmem_request_hook = request;
-	prev_shmem_startup_hook = shmem_startup_hook;
-	shmem_startup_hook = startup;
+	mlc_area_want(&area);
 }
 
 MlcHistory *

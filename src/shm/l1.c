@@ -43,6 +43,7 @@
 
 #include <time.h>
 
+#include "base/area.h"
 #include "base/compat.h"
 #include "base/fault.h"
 #include "base/guc.h"
@@ -50,12 +51,9 @@
 #include "miscadmin.h"
 #include "shm/l1.h"
 #include "shm/store.h"
-#include "storage/ipc.h"
 #include "storage/lwlock.h"
 #include "storage/proc.h"
-#include "storage/shmem.h"
 
-#define TRANCHE "mlcache_l1"
 #define MAX_PARTITIONS 64
 #define PARTITION_SIZE (4 * 1024 * 1024)	/* at least, where there are many */
 #define TICKETS 256				/* a partition */
@@ -114,8 +112,6 @@ typedef struct L1
 } L1;
 
 static L1  *l1 = NULL;
-static shmem_request_hook_type prev_shmem_request_hook = NULL;
-static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
 
 /* ---- layout ---- */
 
@@ -149,17 +145,6 @@ l1_bytes(void)
 	return Max(bytes, head_bytes() + 256 * 1024);
 }
 
-static void
-request(void)
-{
-	if (prev_shmem_request_hook)
-		prev_shmem_request_hook();
-	if (mlc_l1_size == 0)
-		return;
-	RequestAddinShmemSpace(l1_bytes());
-	RequestNamedLWLockTranche(TRANCHE, count_partitions());
-}
-
 static Partition *
 partition_at(int i)
 {
@@ -173,61 +158,56 @@ store_of(Partition *partition)
 }
 
 static void
-startup(void)
+attach(void *memory, bool found, LWLockPadded *locks)
 {
-	bool		found;
-
-	if (prev_shmem_startup_hook)
-		prev_shmem_startup_hook();
-	if (mlc_l1_size == 0)
+	l1 = memory;
+	if (found)
 		return;
-
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	l1 = ShmemInitStruct("mlcache L1", l1_bytes(), &found);
-	if (!found)
+	memset(l1, 0, sizeof(L1));
+	l1->locks = locks;
+	l1->npartitions = count_partitions();
+	l1->budget = l1_bytes();
+	l1->counters = TYPEALIGN(PG_CACHE_LINE_SIZE, sizeof(L1));
+	l1->ncounters = MaxBackends + NUM_AUXILIARY_PROCS;
+	l1->partitions = head_bytes();
+	memset((char *) l1 + l1->counters, 0, l1->partitions - l1->counters);
+	l1->partition_size = TYPEALIGN_DOWN(PG_CACHE_LINE_SIZE,
+										(l1->budget - l1->partitions) / l1->npartitions);
+	for (int i = 0; i < (int) lengthof(l1->zero); i++)
+		pg_atomic_init_u64(&l1->zero[i], 0);
+	for (int i = 0; i < CLOSINGS; i++)
+		pg_atomic_init_u32(&l1->closings[i], 0);
+	for (int i = 0; i < MLC_MAX_RELAYS; i++)
 	{
-		memset(l1, 0, sizeof(L1));
-		l1->locks = GetNamedLWLockTranche(TRANCHE);
-		l1->npartitions = count_partitions();
-		l1->budget = l1_bytes();
-		l1->counters = TYPEALIGN(PG_CACHE_LINE_SIZE, sizeof(L1));
-		l1->ncounters = MaxBackends + NUM_AUXILIARY_PROCS;
-		l1->partitions = head_bytes();
-		memset((char *) l1 + l1->counters, 0, l1->partitions - l1->counters);
-		l1->partition_size = TYPEALIGN_DOWN(PG_CACHE_LINE_SIZE,
-											(l1->budget - l1->partitions) / l1->npartitions);
-		for (int i = 0; i < (int) lengthof(l1->zero); i++)
-			pg_atomic_init_u64(&l1->zero[i], 0);
-		for (int i = 0; i < CLOSINGS; i++)
-			pg_atomic_init_u32(&l1->closings[i], 0);
-		for (int i = 0; i < MLC_MAX_RELAYS; i++)
-		{
-			pg_atomic_init_u32(&l1->databases[i].epoch, 1);
-			pg_atomic_init_u32(&l1->databases[i].is_open, 0);
-			pg_atomic_init_u32(&l1->databases[i].closings, 0);
-		}
-		for (int i = 0; i < l1->npartitions; i++)
-		{
-			Partition  *partition = partition_at(i);
-
-			memset(partition, 0, sizeof(Partition));
-			pg_atomic_init_u32(&partition->changes, 0);
-			partition->store = MAXALIGN(sizeof(Partition));
-			(void) mlc_store_init(store_of(partition),
-								  Min(l1->partition_size - partition->store,
-									  PG_UINT32_MAX - 8) & ~(Size) 7);
-		}
+		pg_atomic_init_u32(&l1->databases[i].epoch, 1);
+		pg_atomic_init_u32(&l1->databases[i].is_open, 0);
+		pg_atomic_init_u32(&l1->databases[i].closings, 0);
 	}
-	LWLockRelease(AddinShmemInitLock);
+	for (int i = 0; i < l1->npartitions; i++)
+	{
+		Partition  *partition = partition_at(i);
+
+		memset(partition, 0, sizeof(Partition));
+		pg_atomic_init_u32(&partition->changes, 0);
+		partition->store = MAXALIGN(sizeof(Partition));
+		(void) mlc_store_init(store_of(partition),
+							  Min(l1->partition_size - partition->store,
+								  PG_UINT32_MAX - 8) & ~(Size) 7);
+	}
 }
+
+static const MlcArea area = {
+	.name = "mlcache L1",
+	.size = l1_bytes,
+	.tranche = "mlcache_l1",
+	.count_locks = count_partitions,
+	.attach = attach
+};
 
 void
 mlc_l1_init(void)
 {
-	prev_shmem_request_hook = shmem_request_hook;
-	shmem_request_hook = request;
-	prev_shmem_startup_hook = shmem_startup_hook;
-	shmem_startup_hook = startup;
+	mlc_area_want(&area);
 }
 
 /* ---- finding one's way ---- */

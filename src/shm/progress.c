@@ -14,13 +14,12 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "base/area.h"
 #include "base/compat.h"
 #include "miscadmin.h"
 #include "port/atomics.h"
 #include "shm/progress.h"
-#include "storage/ipc.h"
 #include "storage/proc.h"
-#include "storage/shmem.h"
 #include "utils/timestamp.h"
 
 #define ACTIVITY_LEN 16
@@ -39,9 +38,6 @@ typedef struct Slot
 static Slot *slots = NULL;
 static Slot *mine = NULL;		/* while it is in use */
 
-static shmem_request_hook_type prev_shmem_request_hook = NULL;
-static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
-
 static Size
 slots_size(void)
 {
@@ -49,42 +45,30 @@ slots_size(void)
 }
 
 static void
-request(void)
+attach(void *memory, bool found, LWLockPadded *locks)
 {
-	if (prev_shmem_request_hook)
-		prev_shmem_request_hook();
-	RequestAddinShmemSpace(slots_size());
-}
-
-static void
-startup(void)
-{
-	bool		found;
-
-	if (prev_shmem_startup_hook)
-		prev_shmem_startup_hook();
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	slots = ShmemInitStruct("mlcache progress", slots_size(), &found);
-	if (!found)
+	slots = memory;
+	if (found)
+		return;
+	memset(slots, 0, slots_size());
+	for (int i = 0; i < MaxBackends; i++)
 	{
-		memset(slots, 0, slots_size());
-		for (int i = 0; i < MaxBackends; i++)
-		{
-			pg_atomic_init_u32(&slots[i].pid, 0);
-			pg_atomic_init_u64(&slots[i].done, 0);
-			pg_atomic_init_u64(&slots[i].total, 0);
-		}
+		pg_atomic_init_u32(&slots[i].pid, 0);
+		pg_atomic_init_u64(&slots[i].done, 0);
+		pg_atomic_init_u64(&slots[i].total, 0);
 	}
-	LWLockRelease(AddinShmemInitLock);
 }
+
+static const MlcArea area = {
+	.name = "mlcache progress",
+	.size = slots_size,
+	.attach = attach
+};
 
 void
 mlc_progress_init(void)
 {
-	prev_shmem_request_hook = shmem_request_hook;
-	shmem_request_hook = request;
-	prev_shmem_startup_hook = shmem_startup_hook;
-	shmem_startup_hook = startup;
+	mlc_area_want(&area);
 }
 
 void

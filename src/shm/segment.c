@@ -11,84 +11,71 @@
  */
 #include "postgres.h"
 
+#include "base/area.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "shm/segment.h"
-#include "storage/ipc.h"
-#include "storage/shmem.h"
-
-#define MLC_TRANCHE "mlcache"
 
 MlcShared  *mlc_shared = NULL;
 
-static shmem_request_hook_type prev_shmem_request_hook = NULL;
-static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
-
-static void
-request(void)
+static Size
+shared_size(void)
 {
-	if (prev_shmem_request_hook)
-		prev_shmem_request_hook();
-	RequestAddinShmemSpace(MAXALIGN(sizeof(MlcShared)));
-	RequestNamedLWLockTranche(MLC_TRANCHE, 1);
+	return sizeof(MlcShared);
 }
 
 static void
-startup(void)
+attach(void *memory, bool found, LWLockPadded *locks)
 {
-	bool		found;
-
-	if (prev_shmem_startup_hook)
-		prev_shmem_startup_hook();
-
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	mlc_shared = ShmemInitStruct("mlcache", sizeof(MlcShared), &found);
-	if (!found)
+	mlc_shared = memory;
+	if (found)
+		return;
+	memset(mlc_shared, 0, sizeof(MlcShared));
+	mlc_shared->lock = &locks->lock;
+	pg_atomic_init_u32(&mlc_shared->nrelays, 0);
+	pg_atomic_init_u32(&mlc_shared->nrule_stats, 0);
+	for (int i = 0; i < MLC_MAX_SENTINELS; i++)
 	{
-		memset(mlc_shared, 0, sizeof(MlcShared));
-		mlc_shared->lock = &GetNamedLWLockTranche(MLC_TRANCHE)->lock;
-		pg_atomic_init_u32(&mlc_shared->nrelays, 0);
-		pg_atomic_init_u32(&mlc_shared->nrule_stats, 0);
-		for (int i = 0; i < MLC_MAX_SENTINELS; i++)
-		{
-			pg_atomic_init_u64(&mlc_shared->sentinels[i].name, 0);
-			pg_atomic_init_u64(&mlc_shared->sentinels[i].epoch, 0);
-		}
-		for (int i = 0; i < MLC_MAX_RELAYS; i++)
-		{
-			MlcRelayShared *relay = &mlc_shared->relays[i];
-
-			pg_atomic_init_u32(&relay->sleeping, 0);
-			pg_atomic_init_u64(&relay->want_lsn, 0);
-			pg_atomic_init_u64(&relay->hurry_lsn, 0);
-			pg_atomic_init_u64(&relay->decoded_lsn, 0);
-			pg_atomic_init_u64(&relay->applied_lsn, 0);
-			pg_atomic_init_u64(&relay->safe_lsn, 0);
-			pg_atomic_init_u64(&relay->fresh_at, 0);
-			pg_atomic_init_u32(&relay->generation, 0);
-			pg_atomic_init_u32(&relay->hurry, 0);
-			pg_atomic_init_u32(&relay->reloads, 0);
-			pg_atomic_init_u64(&relay->reloaded, 0);
-			pg_atomic_init_u32(&relay->holds, 0);
-			pg_atomic_init_u64(&relay->decoding, 0);
-			pg_atomic_init_u64(&relay->sweeps, 1);
-
-			/* what was prepared before a crash may still be there */
-			pg_atomic_init_u64(&relay->prepared, 1);
-			pg_atomic_init_u64(&relay->resolved, 0);
-			ConditionVariableInit(&relay->progress);
-		}
+		pg_atomic_init_u64(&mlc_shared->sentinels[i].name, 0);
+		pg_atomic_init_u64(&mlc_shared->sentinels[i].epoch, 0);
 	}
-	LWLockRelease(AddinShmemInitLock);
+	for (int i = 0; i < MLC_MAX_RELAYS; i++)
+	{
+		MlcRelayShared *relay = &mlc_shared->relays[i];
+
+		pg_atomic_init_u32(&relay->sleeping, 0);
+		pg_atomic_init_u64(&relay->want_lsn, 0);
+		pg_atomic_init_u64(&relay->hurry_lsn, 0);
+		pg_atomic_init_u64(&relay->decoded_lsn, 0);
+		pg_atomic_init_u64(&relay->applied_lsn, 0);
+		pg_atomic_init_u64(&relay->safe_lsn, 0);
+		pg_atomic_init_u64(&relay->fresh_at, 0);
+		pg_atomic_init_u32(&relay->generation, 0);
+		pg_atomic_init_u32(&relay->hurry, 0);
+		pg_atomic_init_u32(&relay->reloads, 0);
+		pg_atomic_init_u64(&relay->reloaded, 0);
+		pg_atomic_init_u32(&relay->holds, 0);
+		pg_atomic_init_u64(&relay->decoding, 0);
+		pg_atomic_init_u64(&relay->sweeps, 1);
+
+		/* what was prepared before a crash may still be there */
+		pg_atomic_init_u64(&relay->prepared, 1);
+		pg_atomic_init_u64(&relay->resolved, 0);
+		ConditionVariableInit(&relay->progress);
+	}
 }
+
+static const MlcArea area = {
+	.name = "mlcache",
+	.size = shared_size,
+	.tranche = "mlcache",
+	.attach = attach
+};
 
 void
 mlc_segment_init(void)
 {
-	prev_shmem_request_hook = shmem_request_hook;
-	shmem_request_hook = request;
-	prev_shmem_startup_hook = shmem_startup_hook;
-	shmem_startup_hook = startup;
+	mlc_area_want(&area);
 }
 
 void

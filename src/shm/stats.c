@@ -18,11 +18,10 @@
 #include <time.h>
 
 #include "access/xact.h"
+#include "base/area.h"
 #include "miscadmin.h"
 #include "port/pg_bitutils.h"
 #include "shm/stats.h"
-#include "storage/ipc.h"
-#include "storage/shmem.h"
 #include "utils/timestamp.h"
 
 #define SUB_BITS 3
@@ -53,8 +52,6 @@ static const char *const names[MLC_OPERATIONS] = {
 };
 
 static Stats *stats = NULL;
-static shmem_request_hook_type prev_shmem_request_hook = NULL;
-static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
 
 /* What this process has not reported yet. */
 MlcLocalHits mlc_stats_hits[MLC_LOCAL_RULES];
@@ -63,12 +60,10 @@ static uint32 local_calls = 0;
 
 /* ---- layout ---- */
 
-static void
-request(void)
+static Size
+stats_size(void)
 {
-	if (prev_shmem_request_hook)
-		prev_shmem_request_hook();
-	RequestAddinShmemSpace(mul_size(sizeof(Stats), MLC_MAX_RELAYS));
+	return mul_size(sizeof(Stats), MLC_MAX_RELAYS);
 }
 
 static void
@@ -98,27 +93,23 @@ init(Stats *database)
 }
 
 static void
-startup(void)
+attach(void *memory, bool found, LWLockPadded *locks)
 {
-	bool		found;
-
-	if (prev_shmem_startup_hook)
-		prev_shmem_startup_hook();
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	stats = ShmemInitStruct("mlcache stats",
-							mul_size(sizeof(Stats), MLC_MAX_RELAYS), &found);
+	stats = memory;
 	for (int i = 0; i < MLC_MAX_RELAYS && !found; i++)
 		init(&stats[i]);
-	LWLockRelease(AddinShmemInitLock);
 }
+
+static const MlcArea area = {
+	.name = "mlcache stats",
+	.size = stats_size,
+	.attach = attach
+};
 
 void
 mlc_stats_init(void)
 {
-	prev_shmem_request_hook = shmem_request_hook;
-	shmem_request_hook = request;
-	prev_shmem_startup_hook = shmem_startup_hook;
-	shmem_startup_hook = startup;
+	mlc_area_want(&area);
 }
 
 static inline Stats *
