@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * redis/reply.h
- *	  Between hiredis' reader and MlcReply: for redis/conn.c only.
+ *	  Between hiredis' reader and MlcReply: for redis/wire.h only.
  *
  *-------------------------------------------------------------------------
  */

@@ -4,7 +4,7 @@
  *	  Redis Sentinel: which server is the master just now.
  *
  * A sentinel is asked whenever a connection is made, and the server it names
- * must say of itself that it is a master (redis/conn.c) before it is used.
+ * must say of itself that it is a master (redis/open.c) before it is used.
  *
  * That is not enough for a connection that stays open: a master that was away
  * for a while and has been replaced says that it is one until Sentinel gets at

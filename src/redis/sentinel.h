@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * redis/sentinel.h
- *	  Redis Sentinel: which server is the master just now.  For redis/conn.
+ *	  Redis Sentinel: which server is the master just now.  For redis/open.
  *
  *-------------------------------------------------------------------------
  */

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * redis/tls.h
- *	  TLS on a connection to Redis.  For redis/conn only.
+ *	  TLS on a connection to Redis.  For redis/wire and redis/open only.
  *
  * Nothing here waits, throws or allocates with palloc.
  *
