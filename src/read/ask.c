@@ -129,8 +129,8 @@ append_call(MlcLink *link, MlcRead **call, int count, const char *token,
 		}
 }
 
-static bool
-version_at(MlcReply *reply, size_t i, MlcVersion *version)
+bool
+mlc_ask_version(const MlcReply *reply, size_t i, MlcVersion *version)
 {
 	return i < reply->nelements &&
 		reply->elements[i]->type == MLC_REPLY_STRING &&
@@ -173,7 +173,7 @@ take_hit(MlcRead *read, MlcReply *reply, bool absent, const MlcBound *bound)
 	MlcVersion	applied;
 
 	read->state = MLC_READ_ROW;
-	if (!version_at(reply, at, &lo) || !version_at(reply, at + 2, &applied))
+	if (!mlc_ask_version(reply, at, &lo) || !mlc_ask_version(reply, at + 2, &applied))
 		return;
 	if (!absent)
 	{
@@ -202,8 +202,8 @@ take_answer(MlcRead *read, MlcReply *reply, const MlcBound *bound)
 	else if (strcmp(word, "absent") == 0)
 		take_hit(read, reply, true, bound);
 	else if (strcmp(word, "lease") == 0 &&
-			 version_at(reply, 1, &read->applied) &&
-			 version_at(reply, 2, &read->applying))
+			 mlc_ask_version(reply, 1, &read->applied) &&
+			 mlc_ask_version(reply, 2, &read->applying))
 		read->state = MLC_READ_LEASE;
 	else if (strcmp(word, "busy") == 0 && reply->nelements > 1 &&
 			 reply->elements[1]->type == MLC_REPLY_INTEGER)
@@ -339,7 +339,7 @@ static bool
 serves(MlcReply *armed, MlcReply *state, MlcVersion *applied)
 {
 	if (state->type != MLC_REPLY_ARRAY || state->nelements != 2 ||
-		!version_at(state, 1, applied))
+		!mlc_ask_version(state, 1, applied))
 		return false;
 	return MLC_FAULT_SKIP("get-armed") ||
 		(armed->type == MLC_REPLY_STRING && armed->len > 0 &&

@@ -27,4 +27,8 @@ extern void mlc_ask(MlcRead *reads, int n, const char *token,
 /* Does content that is no older than version meet the bound? */
 extern bool mlc_ask_new_enough(const MlcBound *bound, MlcVersion version);
 
+/* The version that is element i of an answer; false: it is none. */
+extern bool mlc_ask_version(const MlcReply *reply, size_t i,
+							MlcVersion *version);
+
 #endif							/* MLC_READ_ASK_H */

@@ -216,15 +216,6 @@ make_question(MlcCommand *cmd, Call *call)
 		mlc_command_add_int(cmd, fetch->ttl);
 }
 
-static bool
-version_at(MlcReply *reply, size_t i, MlcVersion *version)
-{
-	return i < reply->nelements &&
-		reply->elements[i]->type == MLC_REPLY_STRING &&
-		mlc_version_parse(reply->elements[i]->str, reply->elements[i]->len,
-						  version);
-}
-
 static void
 take_hit(Call *call, MlcReply *reply)
 {
@@ -235,7 +226,7 @@ take_hit(Call *call, MlcReply *reply)
 	/* anybody may have written it */
 	if (payload->type != MLC_REPLY_STRING || payload->len > MLC_FILL_MAX ||
 		!pg_verifymbstr(payload->str, payload->len, true) ||
-		!version_at(reply, 2, &call->lo) || !version_at(reply, 4, &applied))
+		!mlc_ask_version(reply, 2, &call->lo) || !mlc_ask_version(reply, 4, &applied))
 		return;
 	if (mlc_version_compare(applied, call->lo) > 0)
 		call->lo = applied;
@@ -258,7 +249,7 @@ take_answer(Call *call, MlcReply *reply)
 	word = reply->elements[0]->str;
 	if (strcmp(word, "hit") == 0 && reply->nelements == 5)
 		take_hit(call, reply);
-	else if (strcmp(word, "lease") == 0 && version_at(reply, 1, &call->applied))
+	else if (strcmp(word, "lease") == 0 && mlc_ask_version(reply, 1, &call->applied))
 		call->state = FETCH_LEASE;
 	else if (strcmp(word, "busy") == 0)
 		call->state = FETCH_BUSY;
