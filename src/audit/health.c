@@ -19,6 +19,7 @@
 #include "audit/health.h"
 #include "audit/look.h"
 #include "base/guc.h"
+#include "capture/unique.h"
 #include "commands/dbcommands.h"
 #include "executor/spi.h"
 #include "foreign/foreign.h"
@@ -51,6 +52,7 @@ static const struct
 	[MLC_FINDING_SLOT] = {"slot near its limit", "critical", true},
 	[MLC_FINDING_POLICY] = {"unsafe eviction policy", "critical", true},
 	[MLC_FINDING_VIOLATIONS] = {"violations", "critical", true},
+	[MLC_FINDING_NOT_UNIQUE] = {"rule not unique", "critical", false},
 	[MLC_FINDING_LAG] = {"lag", "warning", true},
 	[MLC_FINDING_RETAINED] = {"retained WAL", "warning", true},
 	[MLC_FINDING_MEMORY] = {"Redis memory", "warning", true},
@@ -390,12 +392,20 @@ check_rule(Check *check, MlcRule *rule)
 	double		reads;
 	double		events;
 
-	if (stat == NULL || relation == NULL)
+	if (relation == NULL)
 		return;
 	relation = quote_qualified_identifier(get_namespace_name(get_rel_namespace(rule->relid)),
 										  relation);
 	detach = psprintf("SELECT mlcache.detach(%s, %s);",
 					  quote_literal_cstr(relation), quote_literal_cstr(key));
+
+	/* a dump that was restored in part, or DDL while we were not loaded */
+	if (!mlc_unique_is_kept(rule))
+		add(check, MLC_FINDING_NOT_UNIQUE, key,
+			pstrdup("No unique index consists of columns of the template only, so a copy may be another row's."),
+			detach);
+	if (stat == NULL)
+		return;
 	hits = (double) pg_atomic_read_u64(&stat->counters[MLC_RULE_HITS_L1]) +
 		pg_atomic_read_u64(&stat->counters[MLC_RULE_HITS_L2]);
 	reads = hits + pg_atomic_read_u64(&stat->counters[MLC_RULE_MISSES]);

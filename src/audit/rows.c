@@ -18,7 +18,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "audit/rows.h"
-#include "capture/check.h"
+#include "capture/unique.h"
 #include "catalog/pg_inherits.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -159,7 +159,7 @@ look_at_columns(MlcRows *rows)
 			mlc_load_is_exact(att->atttypid, att->attcollation);
 	}
 	rows->comparable = rows->rule->loader != NULL ||
-		mlc_check_is_unique(rows->relation, binding.attnums, rows->ncolumns);
+		mlc_unique_covers(rows->relation, binding.attnums, rows->ncolumns);
 }
 
 MlcRows *

@@ -25,6 +25,7 @@
 #include "capture/attach.h"
 #include "capture/check.h"
 #include "capture/trigger.h"
+#include "capture/unique.h"
 #include "capture/xact.h"
 #include "catalog/dependency.h"
 #include "catalog/indexing.h"
@@ -625,6 +626,11 @@ object_access(ObjectAccessType access, Oid classId, Oid objectId, int subId,
 		case RELKIND_RELATION:
 		case RELKIND_PARTITIONED_TABLE:
 			break;
+		case RELKIND_INDEX:
+		case RELKIND_PARTITIONED_INDEX:
+			if (access == OAT_DROP)
+				mlc_unique_index_dropped(objectId, ((ObjectAccessDrop *) arg)->dropflags);
+			return;
 		default:
 			return;
 	}
@@ -696,4 +702,5 @@ mlc_attach_init(void)
 	ProcessUtility_hook = process_utility;
 	prev_object_access_hook = object_access_hook;
 	object_access_hook = object_access;
+	mlc_unique_init();
 }

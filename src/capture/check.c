@@ -13,9 +13,9 @@
 #include "base/compat.h"
 #include "capture/check.h"
 #include "capture/trigger.h"
+#include "capture/unique.h"
 #include "catalog/catalog.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_index.h"
 #include "catalog/pg_inherits.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
@@ -304,36 +304,6 @@ check_template(const MlcAttach *attach, Relation relation)
 	return template;
 }
 
-bool
-mlc_check_is_unique(Relation relation, const AttrNumber *attnums, int n)
-{
-	List	   *indexes = RelationGetIndexList(relation);
-	bool		unique = false;
-	ListCell   *lc;
-
-	foreach(lc, indexes)
-	{
-		Relation	index = RelationIdGetRelation(lfirst_oid(lc));
-		Form_pg_index form = index->rd_index;
-		bool		covered = form->indisunique && form->indisvalid &&
-		form->indisready &&
-		heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL) &&
-		heap_attisnull(index->rd_indextuple, Anum_pg_index_indexprs, NULL);
-
-		for (int i = 0; i < form->indnkeyatts && covered; i++)
-		{
-			bool		found = false;
-
-			for (int j = 0; j < n; j++)
-				found |= form->indkey.values[i] == attnums[j];
-			covered = found;
-		}
-		unique |= covered;
-		RelationClose(index);
-	}
-	return unique;
-}
-
 static void
 check_others(const MlcAttach *attach, MlcRule *rule, Relation relation)
 {
@@ -386,8 +356,8 @@ static void
 check_action(const MlcAttach *attach, MlcRule *rule, MlcBinding *binding,
 			 Relation relation)
 {
-	bool		unique = mlc_check_is_unique(relation, binding->attnums,
-											 rule->template->ncolumns);
+	bool		unique = mlc_unique_covers(relation, binding->attnums,
+										   rule->template->ncolumns);
 
 	if (attach->stale > 0 && rule->consistency == MLC_STRONG)
 		ereport(ERROR,

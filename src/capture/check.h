@@ -34,10 +34,6 @@ extern bool mlc_check_plugin_allowed(void);
 /* The line to type after mlc_conn_open() failed, in the current context. */
 extern const char *mlc_check_connection_fix(MlcServer *server, MlcConn *conn);
 
-/* Does a unique index make a key of these columns one row's? */
-extern bool mlc_check_is_unique(Relation relation, const AttrNumber *attnums,
-								int n);
-
 extern const char *mlc_check_capture_name(MlcCapture capture);
 
 #endif							/* MLC_CAPTURE_CHECK_H */

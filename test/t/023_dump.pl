@@ -73,6 +73,13 @@ for my $db (qw(postgres restored))
 	is($run->("SELECT mlcache.get('category:1')"), '[6, 11, 16, 21, 26, 31, 36, 41, 46]', "$db: and left the old category");
 }
 
+# a table restored over itself: its constraint goes first, its rules with it
+my $archive = PostgreSQL::Test::Utils::tempdir() . '/dump.archive';
+my $connstr = $t->node->connstr('postgres');
+command_ok([ 'pg_dump', '-Fc', '-t', 'shop.product', '-f', $archive, '-d', $connstr ], 'pg_dump of a table');
+command_ok([ 'pg_restore', '--clean', '--single-transaction', '-d', $connstr, $archive ], 'restored over itself');
+is($t->sql('SELECT key FROM mlcache.rules'), 'part:{region}:{id}', 'its rules went with the old table');
+
 $other->stop;
 $t->stop;
 done_testing();
