@@ -42,9 +42,7 @@
 
 #define KEYS_A_CALL 500
 #define OWNER_LEN 40
-#define RELEASE_HEAD 5			/* FCALL mlc_release nkeys; ns owner */
-#define RELEASE_ARGS 4			/* a key: version, given, ttl, payload */
-#define RELEASE_TAIL 1			/* tell */
+#define RELEASE_TAIL 2			/* version, tell */
 
 typedef struct StrongKey
 {
@@ -60,6 +58,7 @@ typedef struct StrongServer
 	bool		tell;			/* none of them does */
 	bool		close;			/* a rule as a whole is concerned */
 	bool		asked;			/* marks may stand there */
+	bool		sent;			/* its answers are still to be taken */
 	int			nkeys;
 	int			size;
 	StrongKey  *keys;			/* sorted, each once */
@@ -73,6 +72,7 @@ typedef struct StrongServer
 
 typedef struct StrongCommit
 {
+	uint64		start;			/* of the quarantine */
 	char		owner[OWNER_LEN];
 	char		version[MLC_VERSION_LEN + 1];
 	int			nservers;
@@ -271,15 +271,8 @@ lay_out(StrongServer *server)
 		add_keys(cmd, server, from, n);
 		mlc_command_add_cstr(cmd, server->link->ns);
 		mlc_command_add_cstr(cmd, commit->owner);
-		for (int i = 0; i < n; i++)
-		{
-			mlc_command_add(cmd, commit->version, MLC_VERSION_LEN);
-			mlc_command_add_cstr(cmd, "0");
-			mlc_command_add_cstr(cmd, "0");
-			mlc_command_add_cstr(cmd, "");
-		}
+		mlc_command_add(cmd, commit->version, MLC_VERSION_LEN);
 		mlc_command_add_cstr(cmd, server->tell ? "1" : "0");
-		Assert(cmd->argc == RELEASE_HEAD + n + RELEASE_ARGS * n + RELEASE_TAIL);
 	}
 	if (server->close)
 	{
@@ -346,7 +339,7 @@ ask(StrongServer *server)
 	server->asked = true;
 	for (int i = 0; i < server->ncalls; i++)
 		mlc_command_append(&server->quarantines[i], link->conn);
-	if (mlc_conn_push(link->conn))
+	if (mlc_conn_send(link->conn))
 		return true;
 	mlc_link_fail(link);
 	return false;
@@ -435,16 +428,14 @@ why_away(StrongServer *server)
 
 /* Asks these servers, all at once.  Those of clusters may redirect us. */
 static void
-quarantine_servers(int from, int to)
+ask_servers(int from, int to)
 {
-	bool	   *sent = palloc0(sizeof(bool) * to);
-
 	for (int i = from; i < to; i++)
 	{
 		StrongServer *server = &commit->servers[i];
 
-		sent[i] = ask(server);
-		if (sent[i])
+		server->sent = ask(server);
+		if (server->sent)
 			continue;
 		if (mlc_link_is_cluster(server->link) && !server->close && from == 0)
 		{
@@ -455,13 +446,18 @@ quarantine_servers(int from, int to)
 		}
 		report(server, why_away(server));
 	}
+}
+
+static void
+await_servers(int from, int to)
+{
 	for (int i = from; i < to; i++)
 	{
 		StrongServer *server = &commit->servers[i];
 		const char *wrong;
 		bool		missing;
 
-		if (!sent[i])
+		if (!server->sent)
 			continue;
 		wrong = take_answers(server, &missing);
 		if (missing)
@@ -524,7 +520,8 @@ ask_where_they_are(void)
 		}
 	for (int i = old; i < commit->nservers; i++)
 		lay_out(&commit->servers[i]);
-	quarantine_servers(old, commit->nservers);
+	ask_servers(old, commit->nservers);
+	await_servers(old, commit->nservers);
 }
 
 /* Closes a master, and removes what it has of the keys.  False: it is away. */
@@ -648,7 +645,6 @@ mlc_strong_quarantine(MlcStrongRule *rules, int nrules, bool prepare)
 	StrongCommit *mine = palloc0(sizeof(StrongCommit));
 	MlcRelayShared *relay;
 	ListCell   *lc;
-	uint64		start;
 
 	Assert(commit == NULL);
 	name_owner(mine->owner);
@@ -671,13 +667,26 @@ mlc_strong_quarantine(MlcStrongRule *rules, int nrules, bool prepare)
 	}
 	MLC_FAULT("strong-before-quarantine");
 	close_l1(rules, nrules);
-	start = mlc_stats_now();
+	mine->start = mlc_stats_now();
+	if (!MLC_FAULT_SKIP("strong-quarantine"))
+		ask_servers(0, commit->nservers);
+	MemoryContextSwitchTo(old);
+}
+
+void
+mlc_strong_await(void)
+{
+	MemoryContext old;
+
+	if (commit == NULL)
+		return;
+	old = MemoryContextSwitchTo(TopTransactionContext);
 	if (!MLC_FAULT_SKIP("strong-quarantine"))
 	{
-		quarantine_servers(0, commit->nservers);
+		await_servers(0, commit->nservers);
 		redirect_keys();
 	}
-	mlc_stats_since(MLC_TIME_QUARANTINE, start);
+	mlc_stats_since(MLC_TIME_QUARANTINE, commit->start);
 	MLC_FAULT("strong-after-quarantine");
 	MemoryContextSwitchTo(old);
 }
@@ -693,15 +702,13 @@ release_server(StrongServer *server, bool committed)
 	for (int i = 0; i < server->nreleases; i++)
 	{
 		MlcCommand *cmd = &server->releases[i];
-		int			nkeys = (cmd->argc - RELEASE_HEAD - RELEASE_TAIL) / (1 + RELEASE_ARGS);
-		int			at = RELEASE_HEAD + nkeys;
 
 		/* no version says that it was aborted */
-		for (int k = 0; k < nkeys && !committed; k++)
-			cmd->argvlen[at + k * RELEASE_ARGS] = 0;
+		if (!committed)
+			cmd->argvlen[cmd->argc - RELEASE_TAIL] = 0;
 		mlc_command_append(cmd, conn);
 	}
-	if (!mlc_conn_push(conn))
+	if (!mlc_conn_send(conn))
 		return false;
 	if (mlc_conn_unsent(conn) == 0)
 		return true;

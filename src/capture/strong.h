@@ -26,16 +26,18 @@ typedef struct MlcStrongRule
 } MlcStrongRule;
 
 /*
- * At PRE_COMMIT or PRE_PREPARE, once the message is in WAL: puts this
- * transaction's mark on every key, on every server of its rule, and closes
- * their lines in L1; a rule as a whole closes the server instead.  One round
- * trip a server.  What rules refers to must live as long as the transaction.
+ * At PRE_COMMIT or PRE_PREPARE: puts this transaction's mark on every key, on
+ * every server of its rule, and closes their lines in L1; a rule as a whole
+ * closes the server instead.  One round trip a server, which lasts until
+ * mlc_strong_await(): the message is written meanwhile.  What rules refers to
+ * must live as long as the transaction.
  *
- * Raises 08xxx when a server cannot be reached, or refuses; a WARNING instead
- * where every rule of that server says so (degrade).  Interruptible.
+ * Both raise 08xxx when a server cannot be reached, or refuses; a WARNING
+ * instead where every rule of that server says so (degrade).  Interruptible.
  */
 extern void mlc_strong_quarantine(MlcStrongRule *rules, int nrules,
 								  bool prepare);
+extern void mlc_strong_await(void);
 
 /*
  * In the callback of COMMIT (version: this commit's) or ABORT (NULL): ends the

@@ -10,9 +10,10 @@
  *
  * At PRE_COMMIT and PRE_PREPARE the last event of every key goes into WAL as
  * transactional logical messages: durable exactly when the transaction is,
- * met by the relay in commit order.  Keys of strong rules are then put under
- * quarantine (capture/strong.c).  At COMMIT that ends, and the relay is woken
- * through its latch; nothing there may fail, wait or allocate.
+ * met by the relay in commit order.  Keys of strong rules are put under
+ * quarantine (capture/strong.c), for which the servers have that time.  At
+ * COMMIT that ends, and the relay is woken through its latch; nothing there
+ * may fail, wait or allocate.
  *
  * All of it lives in TopTransactionContext.
  *
@@ -681,9 +682,10 @@ xact_callback(XactEvent event, void *arg)
 						 errmsg("cannot PREPARE a transaction that has attached or detached cache rules")));
 			/* FALLTHROUGH */
 		case XACT_EVENT_PRE_COMMIT:
+			quarantine(event == XACT_EVENT_PRE_PREPARE);
 			write_messages();
 			written = true;
-			quarantine(event == XACT_EVENT_PRE_PREPARE);
+			mlc_strong_await();
 			break;
 
 		case XACT_EVENT_COMMIT:

@@ -45,6 +45,7 @@ mlc_conn_sqlstate(MlcConn *conn)
 bool
 mlc_conn_check_closed(MlcConn *conn)
 {
+	bool		owed = conn->pending > 0;
 	char		byte;
 	ssize_t		rc;
 
@@ -52,7 +53,7 @@ mlc_conn_check_closed(MlcConn *conn)
 		return true;
 	do
 	{
-		rc = recv(conn->redis->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+		rc = owed ? 1 : recv(conn->redis->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
 	} while (rc < 0 && errno == EINTR);
 
 	if (!mlc_conn_is_current(conn))
@@ -66,7 +67,7 @@ mlc_conn_check_closed(MlcConn *conn)
 		mlc_wire_set_error(conn, ERRCODE_CONNECTION_FAILURE,
 						   "could not read from Redis at %s: %s", conn->where,
 						   strerror(errno));
-	else if (conn->tls && rc > 0 && !conn->dead && !mlc_wire_read(conn))
+	else if ((conn->tls || owed) && rc > 0 && !conn->dead && !mlc_wire_read(conn))
 		;						/* mlc_wire_read() has said why */
 	else if (conn->pending == 0 &&
 			 ((rc > 0 && !conn->tls) || conn->redis->reader->len > conn->redis->reader->pos))
@@ -191,6 +192,15 @@ mlc_conn_push(MlcConn *conn)
 		return false;
 	}
 	return true;
+}
+
+bool
+mlc_conn_send(MlcConn *conn)
+{
+	if (conn->redis != NULL && !conn->dead && mlc_wire_write(conn) &&
+		mlc_conn_unsent(conn) == 0)
+		return true;
+	return mlc_conn_push(conn);
 }
 
 /* Is the next reply in the input buffer?  Malformed input: dead. */

@@ -147,7 +147,8 @@ extern pgsocket mlc_conn_socket(MlcConn *conn);
 
 /*
  * The peer has closed, sent what nobody asked for, or been replaced?  Never waits; true
- * means the connection has been closed here, too.  For idle connections.
+ * means the connection has been closed here, too.  For idle connections; replies
+ * that are owed are read.
  */
 extern bool mlc_conn_check_closed(MlcConn *conn);
 
@@ -164,6 +165,12 @@ extern int	mlc_conn_pending(MlcConn *conn);
  * side's buffers can wedge a long pipeline), never waits.  False on failure.
  */
 extern bool mlc_conn_push(MlcConn *conn);
+
+/*
+ * The same for who will ask for the replies: reads only where not all could be
+ * written.
+ */
+extern bool mlc_conn_send(MlcConn *conn);
 
 /*
  * The next reply, allocated in the current context, waiting up to

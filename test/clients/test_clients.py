@@ -286,7 +286,7 @@ class Scenarios:
         self.r.execute_command("FCALL", "mlc_quarantine", 1, self.key, NAMESPACE, "", "writer", 60_000)
         self.assertEqual(self.get(), ("old", True))
         self.assertIsNone(self.r.get(self.key))
-        self.r.execute_command("FCALL", "mlc_release", 1, self.key, NAMESPACE, "writer", "", 0, 0, "")
+        self.r.execute_command("FCALL", "mlc_release", 1, self.key, NAMESPACE, "writer", "", 0)
         self.assertEqual(self.get(), ("old", True))
         self.assertEqual(self.get(), ("old", False))
 

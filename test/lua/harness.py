@@ -159,8 +159,8 @@ class LibraryTest(unittest.TestCase):
         return self.fcall("mlc_quarantine", [key], ns, nonce, owner, timeout)
 
     def release(self, owner, version=None, payload=None, key="k", ttl=0, ns="db", tell=1):
-        return self.fcall("mlc_release", [key], ns, owner, V(version) if version else "",
-                          0 if payload is None else 1, ttl, payload or "", tell)
+        return self.fcall("mlc_release", [key], ns, owner, V(version) if version else "", tell,
+                          *([] if payload is None else [ttl, payload]))
 
     # -- looking
 

@@ -160,7 +160,7 @@ class Arguments(LibraryTest):
             self.refuses("MLCARG", "mlc_disarm", [], "db", bad, "sys")
             self.refuses("MLCARG", "mlc_adopt", [], "db", "n1", bad)
             self.refuses("MLCARG", "mlc_quarantine", ["k"], "db", "", bad, 0)
-            self.refuses("MLCARG", "mlc_release", ["k"], "db", bad, "", 0, 0, "")
+            self.refuses("MLCARG", "mlc_release", ["k"], "db", bad, "", 0)
             if bad:
                 self.refuses("MLCARG", "mlc_invalidate", ["k"], "db", bad)
                 self.refuses("MLCARG", "mlc_apply", ["k"], "db", "n1", "i" + bad, V(1), 0, "")
@@ -183,7 +183,7 @@ class Arguments(LibraryTest):
             self.refuses("MLCARG", "mlc_fill", ["k"], "t", "x", 0, good, bad, 0)
             self.refuses("MLCARG", "mlc_apply", ["k"], "db", "n1", "u", bad, 0, "x")
             if bad:
-                self.refuses("MLCARG", "mlc_release", ["k"], "db", "o", bad, 0, 0, "")
+                self.refuses("MLCARG", "mlc_release", ["k"], "db", "o", bad, 0)
 
     def test_versions_of_the_fast_path(self):
         """An update of a plain entry is settled without a second look."""
@@ -203,13 +203,13 @@ class Arguments(LibraryTest):
             self.refuses("MLCARG", "mlc_fill", ["k"], "t", "x", bad, V(100), V(100), 0)
             self.refuses("MLCARG", "mlc_apply", ["k"], "db", "n1", "u", V(120), bad, "x")
             self.refuses("MLCARG", "mlc_quarantine", ["k"], "db", "", "o", bad)
-            self.refuses("MLCARG", "mlc_release", ["k"], "db", "o", V(1), 1, bad, "x")
+            self.refuses("MLCARG", "mlc_release", ["k"], "db", "o", V(1), 0, bad or "-", "x")
         self.refuses("MLCARG", "mlc_get", ["k"], "t", 0)
 
     def test_flags(self):
         for bad in ("", "2", "yes"):
             self.refuses("MLCARG", "mlc_fill", ["k"], "t", "x", 0, V(100), V(100), bad)
-            self.refuses("MLCARG", "mlc_release", ["k"], "db", "o", V(1), bad, 0, "x")
+            self.refuses("MLCARG", "mlc_release", ["k"], "db", "o", V(1), bad)
 
     def test_ops(self):
         for bad in ("", "x", "U", "uu|"):
@@ -220,7 +220,7 @@ class Arguments(LibraryTest):
                  "mlc_arm": (0, 2), "mlc_adopt": (0, 3), "mlc_publish": (0, 5),
                  "mlc_sweep": (0, 3), "mlc_purge": (0, 4), "mlc_get": (1, 2),
                  "mlc_fill": (1, 6), "mlc_invalidate": (1, 2), "mlc_quarantine": (1, 4),
-                 "mlc_release": (1, 6), "mlc_apply": (1, 6)}
+                 "mlc_release": (1, 4), "mlc_apply": (1, 6)}
         for function, (keys, args) in calls.items():
             self.refuses("MLCARG", function, ["k"] * keys, *["db"] * (args - 1))
             self.refuses("MLCARG", function, ["k"] * keys, *["db"] * (args + 2))
@@ -246,7 +246,7 @@ class Arguments(LibraryTest):
                              *["r", V(120), 0, "x"] * n)
                 self.refuses("MLCARG", "mlc_invalidate", keys, "db", "")
                 self.refuses("MLCARG", "mlc_quarantine", keys, "db", "", "o", 0)
-                self.refuses("MLCARG", "mlc_release", keys, "db", "o", *[V(120), 1, 0, "x"] * n)
+                self.refuses("MLCARG", "mlc_release", keys, "db", "o", V(120), 0, *[0, "x"] * n)
 
     def test_guards_of_all_kinds_of_keys(self):
         for key, guard in (("product:42", "mlc:{product:42}"), ("mlc", "mlc:{mlc}"),

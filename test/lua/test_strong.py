@@ -55,6 +55,20 @@ class Quarantine(LibraryTest):
         self.release("o2")
         self.assertEqual(self.get()[0], "lease")
 
+    def test_owners_of_many_keys(self):
+        self.quarantine("o1", timeout=0)
+        self.fcall("mlc_quarantine", ["k", "l"], "db", "", "o2", 0)
+        self.assertEqual([self.marks(), self.marks("l")], [{"o1": 0, "o2": 0}, {"o2": 0}])
+
+    def test_what_is_no_guard(self):
+        self.r.hset("mlc:{k}", "somebody", "else's")
+        self.quarantine("o1", timeout=0)
+        self.assertEqual(self.marks(), {"o1": 0})
+        self.r.delete("mlc:{k}")
+        self.r.hset("mlc:{k}", "somebody", "else's")
+        self.assertEqual(self.release("o1", 120), [0, 1, 0])
+        self.assertIsNone(self.guard())
+
     def test_many_keys(self):
         keys = ["k%d" % i for i in range(1000)]
         for key in keys[:10]:
@@ -62,7 +76,7 @@ class Quarantine(LibraryTest):
         self.fcall("mlc_quarantine", keys, "db", "", "o1", 1000)
         self.assertEqual(self.r.exists(*keys), 0)
         self.assertEqual(self.r.dbsize(), 1001)
-        self.assertEqual(self.fcall("mlc_release", keys, "db", "o1", *["", 0, 0, ""] * 1000),
+        self.assertEqual(self.fcall("mlc_release", keys, "db", "o1", "", 0),
                          [0, 1000, 0])
         self.assertEqual(self.r.dbsize(), 1)
 
@@ -254,14 +268,14 @@ class Release(LibraryTest):
         self.assertEqual(list(self.marks()), ["o1"])
 
     def test_a_key_twice(self):
-        self.refuses("MLCARG", "mlc_release", ["k", "k"], "db", "o1", "", 0, 0, "", "", 0, 0, "")
+        self.refuses("MLCARG", "mlc_release", ["k", "k"], "db", "o1", "", 0)
 
     def test_several_keys(self):
         keys = ["a", "b", "c"]
         self.fcall("mlc_quarantine", keys, "db", "", "o1", 60000)
         self.quarantine("o2", "c")
-        self.assertEqual(self.fcall("mlc_release", keys, "db", "o1", V(120), 1, 0, "va", "", 0, 0, "",
-                                    V(120), 1, 5000, "vc"), [1, 1, 1])
+        self.assertEqual(self.fcall("mlc_release", keys, "db", "o1", V(120), 0, 0, "va", "", "",
+                                    5000, "vc"), [1, 1, 1])
         self.assertEqual([self.entry(k) for k in keys], ["va", None, None])
         self.assertEqual(list(self.marks("c")), ["o2"])
 
@@ -305,6 +319,14 @@ class Released(LibraryTest):
         self.invalidate(120)
         self.assertEqual(self.get()[0], "lease")
 
+    def test_a_later_commit_before_the_lease(self):
+        self.quarantine("o1", timeout=0)
+        self.release("o1", 120)
+        self.invalidate(120)
+        self.assertEqual(self.guard()["floor"], V(120))
+        self.invalidate(121)
+        self.assertIsNone(self.guard())
+
     def test_relay_before_the_fill(self):
         self.quarantine("o1", timeout=0)
         self.release("o1", 120)
@@ -340,7 +362,7 @@ class Released(LibraryTest):
 
     def test_another_timeline(self):
         self.quarantine("o1", timeout=0)
-        self.fcall("mlc_release", ["k"], "db", "o1", "00000002" + V(120)[8:], 0, 0, "", 1)
+        self.fcall("mlc_release", ["k"], "db", "o1", "00000002" + V(120)[8:], 1)
         self.cache(hi=125)
         self.assertEqual(self.guard()["lo"], V(100))
 
@@ -380,6 +402,8 @@ class Released(LibraryTest):
     def test_arguments(self):
         self.refuses("MLCARG", "mlc_invalidate", ["k", "l"], "db", "", V(120))
         self.refuses("MLCARG", "mlc_invalidate", ["k"], "db", "", "120")
+        self.refuses("MLCARG", "mlc_invalidate", ["k"], "db", "", "x" * 24)
+        self.refuses("MLCARG", "mlc_invalidate", ["k", "l"], "db", "", V(120), V(121)[1:])
 
 
 class Policy(LibraryTest):

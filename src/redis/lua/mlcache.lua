@@ -42,7 +42,7 @@
 -- would not be safe here).
 
 -- Thousands count what older callers do not understand.
-local VERSION = 1010
+local VERSION = 2000
 
 local MAX_KEYS = 1000
 local MAX_MS = 1000 * 60 * 60 * 24 * 366 * 100
@@ -82,6 +82,11 @@ local function need_name(what, text)
 		arg_error('%s must be 1 to 64 of 0-9 a-z A-Z _ . : { } -', what)
 	end
 	return text
+end
+
+-- Who is served has been looked at.
+local function need_namespace(ns)
+	return armed[ns] and ns or need_name('namespace', ns)
 end
 
 local function need_token(text)
@@ -311,10 +316,33 @@ end
 -- The relay will invalidate the key for this commit, too, and has no need to
 -- once somebody has filled after the release: that saves a hot key from being
 -- loaded twice.  It has come by when this expires, or does more than it must.
-local RELEASED_MS = 10000
+local RELEASED_MS = '10000'		-- as text: to make it of a number takes longer
+local RELEASED_TAIL = '||released|0||'
 
 local function released_text(version)
-	return '||' .. version .. '||released|0||'
+	return '||' .. version .. RELEASED_TAIL
+end
+
+-- Is what such a guard or an entry's tells no older?  Others are to be parsed.
+local function is_plainly_no_older(text, version)
+	if not text then
+		return false
+	end
+	if sub(text, 27) == RELEASED_TAIL then
+		return not before(sub(text, 3, 26), version)
+	end
+	return is_entry(text) and not before(sub(text, 1, 24), version)
+end
+
+-- A guard gets another text; -> the one before, false where there was none.
+local function exchange(name, text, ...)
+	local old = redis.pcall('SET', name, text, 'GET', ...)
+	if type(old) ~= 'table' then
+		return old
+	end
+	redis.call('UNLINK', name)		-- not of our making
+	redis.call('SET', name, text, ...)
+	return false
 end
 
 local function entry_text(lo, hi, absent)
@@ -750,7 +778,12 @@ local function mlc_invalidate(keys, args)
 		arg_error('expected a version for each key')
 	end
 	for i = 3, #args do
-		need_version('version', args[i])
+		if #args[i] ~= 24 then
+			need_version('version', args[i])
+		end
+	end
+	if versions and find(concat(args, '', 3), '[^0-9a-f]') then
+		arg_error('version must be 24 lower-case hex digits')
 	end
 	if owner ~= '' then
 		need_name('owner', owner)
@@ -761,7 +794,9 @@ local function mlc_invalidate(keys, args)
 	local plan = new_plan()
 	for i = 1, n do
 		local guard, stays
-		if not has_no_marks(texts[i]) then
+		if versions and is_plainly_no_older(texts[i], args[2 + i]) then
+			stays = true
+		elseif not has_no_marks(texts[i]) then
 			now = now or now_ms()
 			guard = parse_marked_guard(texts[i], now)
 			if guard and end_mark(guard, owner) then
@@ -953,46 +988,61 @@ local function evicts_marks(now)
 	return sub(policy, 1, 8) == 'allkeys-'
 end
 
+-- What a guard with this text becomes when owner's mark is added; only: where
+-- it is to be the only one.
+local function marked_text(text, only, owner, limit, now)
+	local guard = not has_no_marks(text) and parse_marked_guard(text, now)
+	if not guard then
+		return only
+	end
+	if not guard.marks[owner] then
+		guard.standing = guard.standing + 1
+	end
+	guard.marks[owner] = limit
+	return marks_text(guard)
+end
+
 -- n keys; ns, nonce or '', owner, timeout (ms, 0 = none): entries and leases
 -- go, owner's mark stands on every key.  A nonce that is given must be the
 -- current one.	 1 when armed, 0 when not.	MLCEVICT where marks may be evicted.
+--
+-- Every strong commit waits for it, so: one key takes as few commands as can be.
 local function mlc_quarantine(keys, args)
 	local n = need_keys(keys, 1, MAX_KEYS)
 	need_args(args, 4, 4)
-	local nonce = redis.call('HGET', state_key(args[1]), 'nonce')
+	local ns = need_namespace(args[1])
 	local owner = need_name('owner', args[3])
-	local timeout = need_ms('timeout', args[4], 0)
-	if args[2] ~= '' and nonce ~= args[2] then
-		return wrong_nonce(args[1])
+	local timeout = args[4] == '0' and 0 or need_ms('timeout', args[4], 0)
+	if args[2] ~= '' and redis.call('HGET', state_key(ns), 'nonce') ~= args[2] then
+		return wrong_nonce(ns)
 	end
 	local names = guard_names(keys)
 	local now = now_ms()
 	if evicts_marks(now) then
 		return redis.error_reply('MLCEVICT maxmemory-policy ' .. policy .. ' may evict marks')
 	end
-	local texts = redis.call('MGET', unpack(names))
 	local limit = timeout > 0 and now + timeout or 0
 	local only = only_mark_text(owner, format('%.0f', limit))
-	local puts = {}
-	for i = 1, n do
-		local guard = not has_no_marks(texts[i]) and parse_marked_guard(texts[i], now)
-		puts[2 * i - 1], puts[2 * i] = names[i], only
-		if guard then
-			if not guard.marks[owner] then
-				guard.standing = guard.standing + 1
-			end
-			guard.marks[owner] = limit
-			puts[2 * i] = marks_text(guard)
-		end
-	end
 	redis.call('UNLINK', unpack(keys))
-	redis.call('MSET', unpack(puts))
-	return is_armed(args[1], nonce) and 1 or 0
+	if n == 1 then
+		local text = marked_text(exchange(names[1], only), only, owner, limit, now)
+		if text ~= only then
+			redis.call('SET', names[1], text)
+		end
+	else
+		local texts = redis.call('MGET', unpack(names))
+		local puts = {}
+		for i = 1, n do
+			puts[2 * i - 1] = names[i]
+			puts[2 * i] = marked_text(texts[i], only, owner, limit, now)
+		end
+		redis.call('MSET', unpack(puts))
+	end
+	return armed[ns] and 1 or 0
 end
 
--- n keys; ns, owner, then for each key: version ('' = aborted), payload given
--- (0/1), ttl (ms, 0 = none), payload [, then tell (0/1)] -> {set, deleted,
--- waiting}.
+-- n keys; ns, owner, version ('' = aborted), tell (0/1) [, then for each key:
+-- ttl (ms, 0 = none; '' = no payload), payload] -> {set, deleted, waiting}.
 --
 -- Ends owner's marks.  The payload is set only if owner's mark still stood,
 -- was the last one, the version is above the floor and there is no taint; else
@@ -1001,30 +1051,37 @@ end
 -- these keys leave marks, so that whoever fills next may be told the version.
 local function mlc_release(keys, args)
 	local n = need_keys(keys, 1, MAX_KEYS)
-	need_args(args, 2 + 4 * n, 3 + 4 * n)
-	need_name('namespace', args[1])
+	local given = #args > 4
+	need_args(args, given and 4 + 2 * n or 4, given and 4 + 2 * n or 4)
+	need_namespace(args[1])
 	local owner = need_name('owner', args[2])
-	local tell = need_flag('tell', args[3 + 4 * n] or '0')
+	local version = args[3]
+	local committed = version ~= ''
+	if committed then
+		need_version('version', version)
+	end
+	local tell = need_flag('tell', args[4])
 	local only = only_mark_text(owner, 0)
 	local names = guard_names(keys)
-	local texts = redis.call('MGET', unpack(names))
+	local texts
+
+	-- one key, and mostly no mark but its own: that takes one command
+	if n == 1 and committed and tell and not given then
+		texts = {exchange(names[1], released_text(version), 'PX', RELEASED_MS)}
+		if texts[1] == only then
+			return {0, 1, 0}
+		end
+	else
+		texts = redis.call('MGET', unpack(names))
+	end
+	need_distinct(keys)
 	local now
 	local plan = new_plan()
-	local seen = {}
 	local set, deleted, waiting = 0, 0, 0
 	for i = 1, n do
 		local key, name, text = keys[i], names[i], texts[i]
-		local version = args[4 * i - 1]
-		local given = need_flag('payload given', args[4 * i])
-		local ttl = need_ms('time to live', args[4 * i + 1], 0)
-		if seen[key] then
-			arg_error('a key must not be given twice')
-		end
-		seen[key] = true
-		local committed = version ~= ''
-		if committed then
-			need_version('version', version)
-		end
+		local ttl = given and args[3 + 2 * i] ~= '' and
+			need_ms('time to live', args[3 + 2 * i], 0)
 
 		local guard, own = NO_MARKS, text == only
 		if not own then
@@ -1038,9 +1095,9 @@ local function mlc_release(keys, args)
 			end
 			clear(plan, key, name, guard)
 			waiting = waiting + 1
-		elseif committed and given and own and not guard.taint and
+		elseif committed and ttl and own and not guard.taint and
 			(guard.floor == '' or before(guard.floor, version)) then
-			put(plan, key, args[4 * i + 2], ttl)
+			put(plan, key, args[4 + 2 * i], ttl)
 			put(plan, name, entry_text(version, version, false), ttl)
 			set = set + 1
 		elseif tell and committed and own and not guard.taint then
