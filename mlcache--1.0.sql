@@ -733,11 +733,14 @@ SELECT r.id, r.relation, r.key,
 	   coalesce(t.bypassed, 0) AS bypassed,
 	   coalesce(t.fills, 0) AS fills,
 	   coalesce(t.refused, 0) AS refused
-FROM mlcache.rule r
+FROM (SELECT id, relation, key FROM mlcache.rule WHERE id OPERATOR(pg_catalog.>) 0
+	UNION ALL VALUES (0, NULL::regclass, 'free keys'), (-1, NULL, 'fetch')) r
 	LEFT JOIN mlcache.stat_get_rules() t ON t.rule OPERATOR(pg_catalog.=) r.id
-WHERE r.id OPERATOR(pg_catalog.>) 0;
+WHERE r.id OPERATOR(pg_catalog.>) 0
+	OR t.events OPERATOR(pg_catalog.+) t.hits_l1 OPERATOR(pg_catalog.+) t.hits_l2
+		OPERATOR(pg_catalog.+) t.misses OPERATOR(pg_catalog.+) t.bypassed OPERATOR(pg_catalog.>) 0;
 COMMENT ON VIEW mlcache.stat_rules
-IS 'counters of each rule: decoded events, changes skipped for a NULL in the key, purges; and of its reads in SQL, a key each: hits, misses, those that might not use the cache, fills taken and refused';
+IS 'counters of each rule: decoded events, changes skipped for a NULL in the key, purges; and of its reads in SQL, a key each: hits, misses, those that might not use the cache, fills taken and refused; row 0: of free keys, row -1: of fetch, where events are copies that a tag or key removed';
 
 CREATE FUNCTION mlcache.stat_get_operations(
 	OUT operation text, OUT count bigint, OUT p50 double precision,

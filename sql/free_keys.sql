@@ -38,6 +38,33 @@ SELECT mlcache.exists('empty'), mlcache.exists('nothing');
 SELECT * FROM mlcache.mget(ARRAY['greeting', 'nothing', NULL, 'empty', 'fk:1']);
 SELECT * FROM events();
 
+-- L1 has what was read, for the rest of its time
+SELECT mlcache.set('brief', 'x', '4 s'), mlcache.set('touched', 'x', '1 hour');
+SELECT settle();
+SELECT mlcache.get('greeting'), (mlcache.last_read()).source;
+SELECT mlcache.get('brief'), (mlcache.last_read()).source;
+SELECT mlcache.get('brief'), (mlcache.last_read()).source;
+SELECT mlcache.get('touched'), (mlcache.last_read()).source;
+SELECT mlcache.get('touched'), (mlcache.last_read()).source;
+SELECT mlcache.touch('touched', '50 ms');
+SELECT settle();
+SELECT pg_sleep(4.1);
+SELECT mlcache.get('brief'), mlcache.get('touched');
+-- not that nothing is there
+SELECT mlcache.get('nothing'), (mlcache.last_read()).source;
+SELECT mlcache.get('nothing'), (mlcache.last_read()).source;
+-- a transaction that has written has its own, also after a pattern
+BEGIN;
+SELECT mlcache.set('greeting', 'mine');
+SELECT mlcache.get('greeting'), (mlcache.last_read()).source;
+ROLLBACK;
+BEGIN;
+SELECT mlcache.invalidate_pattern('gree*');
+SELECT mlcache.get('greeting'), (mlcache.last_read()).source;
+ROLLBACK;
+SELECT mlcache.get('greeting'), (mlcache.last_read()).source;
+SELECT listen() \gset
+
 -- one event a key a transaction: the last
 BEGIN;
 SELECT mlcache.set('greeting', 'one'), mlcache.delete('greeting'), mlcache.set('greeting', 'two');
@@ -129,7 +156,9 @@ SELECT mlcache.touch('t2', '0 s');
 -- a rule that comes takes its keys over
 SELECT mlcache.set('taken:1', 'mine');
 SELECT settle();
+SELECT mlcache.get('taken:1');
 SELECT mlcache.attach('t', key => 'taken:{id}');
+SELECT mlcache.get('taken:1');
 SELECT settle();
 SELECT mlcache.get('taken:1');
 -- also of who checked before it came
@@ -168,6 +197,8 @@ SELECT * FROM events();
 
 -- rights: to write is the writers', to read the readers'
 CREATE ROLE mlctest_user;
+SELECT count(mlcache.get('greeting')) FROM generate_series(1, 2);
+SELECT (mlcache.last_read()).source;
 SET ROLE mlctest_user;
 SELECT mlcache.set('k', 'x');
 SELECT mlcache.invalidate('k');

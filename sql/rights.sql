@@ -16,7 +16,7 @@ SELECT count(*) FROM mlcache.rules;
 \echo :SQLSTATE
 SELECT count(*) FROM mlcache.rule;
 SELECT count(*) FROM mlcache.stat_servers;
-SELECT count(*) FROM mlcache.stat_rules;
+SELECT count(*) FROM mlcache.stat_rules WHERE id > 0;
 SELECT count(*) FROM mlcache.stat_progress;
 SELECT count(*) FROM mlcache.stat_get_servers();
 SELECT count(*) FROM mlcache.stat_get_rules();
@@ -37,7 +37,7 @@ SELECT count(*) FROM mlcache.check_setup();
 SET ROLE mlctest_monitor;
 SELECT count(*) FROM mlcache.rules;
 SELECT count(*) FROM mlcache.stat_servers;
-SELECT count(*) FROM mlcache.stat_rules;
+SELECT count(*) FROM mlcache.stat_rules WHERE id > 0;
 SELECT count(*) FROM mlcache.stat_progress;
 SELECT count(*) > 0 AS seen FROM mlcache.check_setup();
 SELECT mlcache.pause('redis');

@@ -41,6 +41,25 @@ SELECT count(mlcache.get('p:1')) FROM generate_series(1, 5000);
 SELECT * FROM rules;
 SELECT * FROM seen WHERE operation ~ '^(get|fill)';
 
+-- free keys and fetch have rows of their own, once there is something to tell
+SELECT count(*) FROM mlcache.attach('p', tag => 'p');
+SELECT mlcache.set('note', 'x');
+SELECT settle();
+SELECT mlcache.get('note'), mlcache.get('nothing');
+SELECT mlcache.get('note');
+SELECT count(mlcache.fetch('count', 'SELECT count(*) FROM p', tags => '{p}')) FROM generate_series(1, 3);
+BEGIN;
+UPDATE p SET name = name WHERE id = 1;
+SELECT count(mlcache.fetch('count', 'SELECT count(*) FROM p', tags => '{p}'));
+COMMIT;
+SELECT settle();
+SELECT id, events FROM mlcache.stat_rules WHERE id <= 0 ORDER BY id;
+SELECT * FROM rules WHERE key IN ('free keys', 'fetch');
+SELECT mlcache.detach('p', tag => 'p');
+SELECT mlcache.reset_stats();
+SELECT count(*) FROM mlcache.stat_rules WHERE id <= 0;
+SELECT count(mlcache.get('p:1')) FROM generate_series(1, 5001);
+
 -- one call for many keys is one call, under the slowest source of it
 SELECT count(value) FROM mlcache.mget('{p:1,p:2,p:3,p:777,NULL}');
 SELECT count(value) FROM mlcache.mget('{p:1,p:2,p:3,p:777,NULL}');

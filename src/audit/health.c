@@ -426,6 +426,28 @@ check_rule(Check *check, MlcRule *rule)
 					 events), detach);
 }
 
+/* What fetch() caches; of free keys, that nothing is there is an answer. */
+static void
+check_fetched(Check *check)
+{
+	MlcRuleStat *stat = mlc_segment_rule_stat(MyDatabaseId, MLC_RULE_FETCHED);
+	double		hits;
+	double		reads;
+
+	if (stat == NULL)
+		return;
+	hits = (double) pg_atomic_read_u64(&stat->counters[MLC_RULE_HITS_L1]) +
+		pg_atomic_read_u64(&stat->counters[MLC_RULE_HITS_L2]);
+	reads = hits + pg_atomic_read_u64(&stat->counters[MLC_RULE_MISSES]);
+	if (reads >= ENOUGH_READS && hits / reads < mlc_alert_hit_ratio)
+		add(check, MLC_FINDING_HIT_RATIO, "fetch",
+			psprintf("Of %.0f results fetched, %.1f %% were cached (mlcache.alert_hit_ratio is %.1f %%); tags and keys removed %.0f copies meanwhile.",
+					 reads, hits / reads * 100, mlc_alert_hit_ratio * 100,
+					 (double) pg_atomic_read_u64(&stat->events)),
+			psprintf("SELECT * FROM mlcache.stat_rules WHERE id = %d;",
+					 MLC_RULE_FETCHED));
+}
+
 /* ---- audits ---- */
 
 /* health() tells of the last hour, an alert of the last minute. */
@@ -520,6 +542,7 @@ mlc_health_check_all(void)
 	check.findings = mlc_health_check(relay, history, looks, nlooks, NULL);
 	foreach(lc, mlc_rule_all())
 		check_rule(&check, lfirst(lc));
+	check_fetched(&check);
 	list_sort(check.findings, worst_first);
 	return check.findings;
 }

@@ -26,6 +26,7 @@
 #include "base/guc.h"
 #include "base/wal.h"
 #include "miscadmin.h"
+#include "model/rule.h"
 #include "pgstat.h"
 #include "postmaster/interrupt.h"
 #include "shm/consistency.h"
@@ -84,10 +85,13 @@ read_totals(Totals *totals)
 
 		if (stat->dbid != MyDatabaseId)
 			continue;
+		if (stat->rule != MLC_RULE_FETCHED)
+			totals->events += pg_atomic_read_u64(&stat->events);
+		if (stat->rule == MLC_RULE_FREE)
+			continue;			/* that nothing is there is an answer */
 		totals->hits += pg_atomic_read_u64(&stat->counters[MLC_RULE_HITS_L1]) +
 			pg_atomic_read_u64(&stat->counters[MLC_RULE_HITS_L2]);
 		totals->misses += pg_atomic_read_u64(&stat->counters[MLC_RULE_MISSES]);
-		totals->events += pg_atomic_read_u64(&stat->events);
 	}
 	mlc_l1_stat(&l1);
 	totals->evictions = l1.evictions;

@@ -35,7 +35,7 @@ static const char query[] =
 " (SELECT json_agg(s) FROM mlcache.stat s) AS stat,"
 " (SELECT coalesce(json_agg(s), '[]') FROM mlcache.stat_servers s) AS servers,"
 " (SELECT json_agg(r) FROM (SELECT s.*, r.consistency, r.action"
-"  FROM mlcache.stat_rules s JOIN mlcache.rules r USING (id)"
+"  FROM mlcache.stat_rules s LEFT JOIN mlcache.rules r USING (id)"
 "  ORDER BY s.hits_l1 + s.hits_l2 + s.misses DESC, s.id LIMIT 100) r) AS rules,"
 " (SELECT json_agg(l) FROM mlcache.stat_l1 l) AS l1,"
 " (SELECT json_agg(c) FROM mlcache.consistency c) AS consistency,"

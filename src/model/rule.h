@@ -48,6 +48,9 @@
  */
 #define MLC_RULE_FREE 0
 
+/* For counters and lines of L1: stands for what mlcache.fetch() has cached. */
+#define MLC_RULE_FETCHED (-1)
+
 typedef enum MlcConsistency
 {
 	MLC_STRONG = 's',

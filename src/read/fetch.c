@@ -14,6 +14,10 @@
  * its own, through which mlcache.invalidate(key) finds them all.  And rights are
  * checked each time, hit or not (read/query.c).
  *
+ * L1 comes first, as in read/get: a ticket before Redis is asked, its fill when
+ * that of Redis was accepted.  The line's tags are the caller's tags and key:
+ * all that ask for a line name the same, since they are part of its name.
+ *
  * A transaction that has an xid, keeps a snapshot, or has invalidated
  * something runs the query and caches nothing.  So does whoever finds Redis
  * out of reach, not armed (there is no relay), or somebody else running the
@@ -42,7 +46,9 @@
 #include "read/free.h"
 #include "read/query.h"
 #include "redis/command.h"
+#include "shm/l1.h"
 #include "shm/segment.h"
+#include "shm/stats.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -57,6 +63,7 @@
 /* What Redis has to say, and what came of it. */
 typedef enum FetchState
 {
+	FETCH_HIT_L1,
 	FETCH_HIT,
 	FETCH_LEASE,				/* we run the query and fill */
 	FETCH_BUSY,
@@ -76,6 +83,8 @@ typedef struct Call
 	text	   *value;
 	MlcVersion	lo;
 	MlcVersion	applied;		/* as the lease said */
+	MlcL1Ticket ticket;
+	int64		pttl;			/* ms that the entry lives; -1: for ever */
 } Call;
 
 /* ---- the key ---- */
@@ -179,6 +188,51 @@ make_token(char *token)
 		sprintf(token + 2 * i, "%02x", random[i]);
 }
 
+/* ---- L1 ---- */
+
+/* A line there, or a ticket for it. */
+static void
+look_up(Call *call)
+{
+	const MlcFetch *fetch = call->fetch;
+	uint32		generation = 0;
+	MlcL1Hit	hit;
+	MemoryContext old;
+	bool		found;
+
+	if (!mlc_l1_add_tag(&generation, MLC_INDEX_FETCHED, fetch->key,
+						fetch->keylen))
+		return;
+	for (int i = 0; i < fetch->ntags; i++)
+		if (!mlc_l1_add_tag(&generation, MLC_INDEX_TAG, fetch->tags[i],
+							fetch->lens[i]))
+			return;
+
+	old = MemoryContextSwitchTo(call->caller);
+	found = mlc_l1_get_tagged(call->key.data, call->key.len, generation, &hit);
+	MemoryContextSwitchTo(old);
+	if (found)
+	{
+		call->value = hit.value;
+		call->lo = hit.lo;
+		call->state = FETCH_HIT_L1;
+		return;
+	}
+	mlc_l1_begin(call->key.data, call->key.len, &call->ticket);
+	call->ticket.generation = generation;
+}
+
+/* Of what Redis holds now, for the rest of its life. */
+static void
+fill_l1(Call *call, MlcVersion lo, int64 ttl)
+{
+	MLC_FAULT("fetch-before-l1");
+	if (call->ticket.token != 0 && ttl != -2 && ttl != 0)
+		(void) mlc_l1_fill(&call->ticket, call->key.data, call->key.len,
+						   MLC_RULE_FETCHED, VARDATA_ANY(call->value),
+						   VARSIZE_ANY_EXHDR(call->value), lo, Max(ttl, 0));
+}
+
 /* ---- asking Redis ---- */
 
 static void
@@ -267,14 +321,16 @@ ask_once(Call *call)
 			return;
 		if (mlc_link_drain(call->link))
 		{
+			bool		asks = call->ticket.token != 0 && call->fetch->ttl > 0;
 			MlcCommand	cmd;
 			MlcReply   *reply;
 
 			make_question(&cmd, call);
-			reply = mlc_command_call(&cmd, call->link->conn);
+			call->pttl = -1;
+			reply = mlc_free_ask(call->link, &cmd, call->key.data,
+								 call->key.len, asks ? &call->pttl : NULL);
 			if (reply)
 			{
-				mlc_link_good(call->link);
 				take_answer(call, reply);
 				return;
 			}
@@ -363,9 +419,19 @@ fill(Call *call, MlcVersion hi)
 	mlc_command_add_cstr(&cmd, call->link->ns);
 	reply = mlc_command_call(&cmd, call->link->conn);
 	if (reply == NULL)
+	{
 		mlc_link_fail(call->link);
-	else if (reply->type == MLC_REPLY_STRING && strcmp(reply->str, "ok") == 0)
-		mlc_get_set_last(MLC_FROM_LOAD, call->applied);
+		return;
+	}
+	if (reply->type != MLC_REPLY_STRING || strcmp(reply->str, "ok") != 0)
+	{
+		mlc_stats_rule(MLC_RULE_FETCHED, MLC_RULE_REFUSED, 1);
+		return;
+	}
+	mlc_stats_rule(MLC_RULE_FETCHED, MLC_RULE_FILLS, 1);
+	mlc_get_set_last(MLC_FROM_LOAD, call->applied);
+	fill_l1(call, call->applied,
+			call->fetch->ttl > 0 ? call->fetch->ttl : -1);
 }
 
 /* ---- the call ---- */
@@ -431,6 +497,40 @@ run(Call *call, bool own_snapshot)
 	fill(call, hi);
 }
 
+/* The answer, from wherever it is to be had. */
+static void
+answer(Call *call, bool may_cache)
+{
+	if (may_cache && is_followed() && mlc_query_uncacheable(call->query) == NULL)
+		call->link = mlc_free_link();
+	if (call->link)
+	{
+		MLC_FAULT("fetch-before-ask");
+		look_up(call);
+	}
+	if (call->link && call->state != FETCH_HIT_L1)
+	{
+		make_token(call->token);
+		ask(call);
+	}
+	switch (call->state)
+	{
+		case FETCH_HIT_L1:
+			mlc_get_set_last(MLC_FROM_L1, call->lo);
+			mlc_stats_rule(MLC_RULE_FETCHED, MLC_RULE_HITS_L1, 1);
+			break;
+		case FETCH_HIT:
+			mlc_get_set_last(MLC_FROM_L2, call->lo);
+			mlc_stats_rule(MLC_RULE_FETCHED, MLC_RULE_HITS_L2, 1);
+			fill_l1(call, call->lo, call->pttl);
+			break;
+		default:
+			mlc_stats_rule(MLC_RULE_FETCHED,
+						   call->link ? MLC_RULE_MISSES : MLC_RULE_BYPASSED, 1);
+			run(call, may_cache);
+	}
+}
+
 text *
 mlc_fetch(const MlcFetch *fetch)
 {
@@ -446,19 +546,7 @@ mlc_fetch(const MlcFetch *fetch)
 	call.query = mlc_query_open(fetch->query, fetch->nparams);
 	PG_TRY();
 	{
-		if (may_cache && is_followed() &&
-			mlc_query_uncacheable(call.query) == NULL)
-			call.link = mlc_free_link();
-		if (call.link)
-		{
-			MLC_FAULT("fetch-before-ask");
-			make_token(call.token);
-			ask(&call);
-		}
-		if (call.state == FETCH_HIT)
-			mlc_get_set_last(MLC_FROM_L2, call.lo);
-		else
-			run(&call, may_cache);
+		answer(&call, may_cache);
 	}
 	PG_CATCH();
 	{

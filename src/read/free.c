@@ -5,18 +5,24 @@
  *	  holds under them.
  *
  * There is no row behind such a key: what Redis does not hold, or does not
- * vouch for, is not there.  Nobody takes a lease for it, and L1 never has it.
+ * vouch for, is not there.  Nobody takes a lease for it.  L1 has copies of what
+ * Redis held, never that it held nothing: anybody outside may fill it.  Nor does
+ * anybody know a key's tags, so a copy in L1 is void when any tag is invalidated.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "base/fault.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "model/key.h"
 #include "read/free.h"
 #include "read/link.h"
+#include "read/match.h"
 #include "redis/command.h"
+#include "shm/l1.h"
+#include "shm/stats.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -79,9 +85,40 @@ mlc_free_link(void)
 	return link && !mlc_link_is_cluster(link) ? link : NULL;
 }
 
-/* One question; NULL: Redis is out of reach. */
+MlcReply *
+mlc_free_ask(MlcLink *link, MlcCommand *question, const char *key,
+			 uint32 keylen, int64 *pttl)
+{
+	StringInfoData guard;
+	MlcCommand	cmd;
+	MlcReply   *reply;
+	MlcReply   *left;
+
+	mlc_command_append(question, link->conn);
+	if (pttl)
+	{
+		initStringInfo(&guard);
+		mlc_key_guard(key, keylen, &guard);
+		mlc_command_init(&cmd);
+		mlc_command_add_cstr(&cmd, "PTTL");
+		mlc_command_add(&cmd, guard.data, guard.len);
+		mlc_command_append(&cmd, link->conn);
+	}
+	reply = mlc_conn_reply(link->conn);
+	if (reply == NULL)
+		return NULL;
+	mlc_link_good(link);
+	if (pttl)
+	{
+		left = mlc_conn_reply(link->conn);
+		*pttl = left && left->type == MLC_REPLY_INTEGER ? left->integer : -2;
+	}
+	return reply;
+}
+
+/* One question; NULL: Redis is out of reach.  *pttl as of mlc_free_ask(). */
 static MlcReply *
-peek(MlcLink *link, const char *key, uint32 keylen)
+peek(MlcLink *link, const char *key, uint32 keylen, int64 *pttl)
 {
 	for (int attempt = 0; attempt < 2; attempt++)
 	{
@@ -100,12 +137,9 @@ peek(MlcLink *link, const char *key, uint32 keylen)
 			mlc_command_add_cstr(&cmd, "1");
 			mlc_command_add(&cmd, key, keylen);
 			mlc_command_add_cstr(&cmd, link->ns);
-			reply = mlc_command_call(&cmd, link->conn);
+			reply = mlc_free_ask(link, &cmd, key, keylen, pttl);
 			if (reply)
-			{
-				mlc_link_good(link);
 				return reply;
-			}
 		}
 
 		/* the server may have closed it while it was idle */
@@ -126,11 +160,10 @@ version_of(MlcReply *reply, MlcVersion *version)
 		mlc_version_parse(reply->str, reply->len, version);
 }
 
-text *
-mlc_free_get(const char *key, uint32 keylen, MlcVersion *version)
+/* What peek() was answered; NULL: nothing is there, or it is of no use. */
+static text *
+take(MlcReply *reply, MlcVersion *version)
 {
-	MlcLink    *link = mlc_free_link();
-	MlcReply   *reply = link ? peek(link, key, keylen) : NULL;
 	MlcReply   *payload;
 	MlcVersion	applied;
 
@@ -147,7 +180,37 @@ mlc_free_get(const char *key, uint32 keylen, MlcVersion *version)
 	if (payload->type != MLC_REPLY_STRING || payload->len > MaxAllocSize / 2 ||
 		!pg_verifymbstr(payload->str, payload->len, true))
 		return NULL;
-	if (mlc_version_compare(applied, *version) > 0)
-		*version = applied;
+	*version = mlc_version_later(applied, *version);
 	return cstring_to_text_with_len(payload->str, payload->len);
+}
+
+bool
+mlc_free_in_l1(const char *key, uint32 keylen)
+{
+	return !mlc_free_is_writing() && mlc_free_is_readable() &&
+		mlc_match_key(key, keylen) == NULL;
+}
+
+text *
+mlc_free_get(const char *key, uint32 keylen, bool l1, MlcVersion *version)
+{
+	MlcLink    *link = mlc_free_link();
+	MlcL1Ticket ticket = {0};
+	uint32		generation = 0;
+	int64		pttl = -2;
+	text	   *value;
+
+	if (link && l1 && mlc_l1_add_tag(&generation, MLC_INDEX_TAG, NULL, 0))
+		mlc_l1_begin(key, keylen, &ticket);
+	ticket.generation = generation;
+	MLC_FAULT("free-before-ask");
+	value = take(link ? peek(link, key, keylen, &pttl) : NULL, version);
+	MLC_FAULT("free-before-l1");
+	if (value && ticket.token != 0 && pttl != -2 && pttl != 0)
+		(void) mlc_l1_fill(&ticket, key, keylen, MLC_RULE_FREE,
+						   VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value),
+						   *version, Max(pttl, 0));
+	mlc_stats_rule(MLC_RULE_FREE,
+				   value ? MLC_RULE_HITS_L2 : MLC_RULE_MISSES, 1);
+	return value;
 }

@@ -14,6 +14,7 @@
 #include "lib/stringinfo.h"
 #include "model/version.h"
 #include "read/link.h"
+#include "redis/command.h"
 
 /* Kinds of indexes in Redis; see lua/tag.lua. */
 #define MLC_INDEX_TAG 't'
@@ -51,10 +52,21 @@ extern bool (*mlc_free_is_writing) (void);
 extern MlcLink *mlc_free_link(void);
 
 /*
- * What Redis holds under a free key, in the current context; NULL: nothing,
- * or Redis is not to be asked.  *version: it is no older.  Never throws for
- * trouble with Redis.
+ * Sends a question about a key; NULL: the connection is lost.  *pttl: ms that
+ * its entry lives, -1: for ever, -2: it is gone; NULL: that is not asked for.
  */
-extern text * mlc_free_get(const char *key, uint32 keylen, MlcVersion *version);
+extern MlcReply *mlc_free_ask(MlcLink *link, MlcCommand *question,
+							  const char *key, uint32 keylen, int64 *pttl);
+
+/* Is a line of MLC_RULE_FREE in L1 what the caller may, and should, see? */
+extern bool mlc_free_in_l1(const char *key, uint32 keylen);
+
+/*
+ * What Redis holds under a free key, in the current context; NULL: nothing,
+ * or Redis is not to be asked.  With l1 a copy goes there.  *version: it is no
+ * older.  Never throws for trouble with Redis.
+ */
+extern text * mlc_free_get(const char *key, uint32 keylen, bool l1,
+						   MlcVersion *version);
 
 #endif							/* MLC_READ_FREE_H */

@@ -472,19 +472,28 @@ check_standby(MlcRead *reads, int n)
 
 /* A key that no rule gives has no row: it is what Redis holds. */
 static void
-read_free(MlcRead *read, const MlcBound *bound)
+read_free(MlcRead *read, bool l1, const MlcBound *bound)
 {
 	if (mlc_free_pending(read->key, read->keylen, &read->value))
 		return;
 	if (!young_enough(bound))
 		return;
-	read->value = mlc_free_get(read->key, read->keylen, &read->lo);
+	read->value = mlc_free_get(read->key, read->keylen, l1, &read->lo);
 	if (read->value && !mlc_ask_new_enough(bound, read->lo))
 		read->value = NULL;
 	if (read->value)
 		read->source = MLC_FROM_L2;
 	else
 		read->lo = no_version;
+}
+
+/* May the caller see this line of L1? */
+static inline bool
+may_show(MlcRead *read, int32 rule)
+{
+	if (unlikely(rule <= 0))
+		return rule == MLC_RULE_FREE && mlc_free_in_l1(read->key, read->keylen);
+	return mlc_match_check(rule);
 }
 
 /* The first look, without leaving this server. */
@@ -502,7 +511,7 @@ look_up(MlcRead *read, bool cached, const MlcBound *bound)
 		return;
 
 	if (cached && l1_is_safe() && mlc_l1_get(read->key, read->keylen, &hit) &&
-		mlc_ask_new_enough(bound, hit.lo) && mlc_match_check(hit.rule))
+		mlc_ask_new_enough(bound, hit.lo) && may_show(read, hit.rule))
 	{
 		read->value = hit.value;
 		read->source = MLC_FROM_L1;
@@ -514,7 +523,7 @@ look_up(MlcRead *read, bool cached, const MlcBound *bound)
 	read->rule = find_rule(read->key, read->keylen);
 	if (read->rule == NULL)
 	{
-		read_free(read, bound);
+		read_free(read, cached && l1_is_safe(), bound);
 		return;
 	}
 	read->link = NULL;

@@ -17,6 +17,7 @@
 #include "base/guc.h"
 #include "base/wal.h"
 #include "miscadmin.h"
+#include "read/free.h"
 #include "relay/group.h"
 #include "relay/refresh.h"
 #include "relay/relay.h"
@@ -170,21 +171,40 @@ mlc_flow_serve_l1(void)
 	}
 }
 
-/* Is there anything that may concern any key? */
+/* What a tag, pattern or touch may concern; true: any key. */
 static bool
-has_pattern(MlcBatch *batch)
+close_sweep(MlcBatchEvent *event)
 {
-	for (int i = 0; batch->sweeps && i < batch->sweeps->nevents; i++)
-		if (batch->sweeps->events[i].op == MLC_OP_PATTERN)
+	MlcRelayShared *shared = mlc_relay->shared;
+	uint32		len;
+	const char *text = mlc_batch_text(event, &len);
+
+	switch (event->op)
+	{
+		case MLC_OP_TAG:
+			mlc_l1_close_tag(shared, MLC_INDEX_TAG, text, len);
+			mlc_l1_close_tag(shared, MLC_INDEX_TAG, NULL, 0);
+			return false;
+		case MLC_OP_FETCHED:
+			mlc_l1_close_tag(shared, MLC_INDEX_FETCHED, text, len);
+			return false;
+		case MLC_OP_TOUCH:
+			mlc_l1_close_key(shared, text, len);
+			return false;
+		default:
 			return true;
-	return false;
+	}
 }
 
 /* Before the first command of a batch to any server. */
 static void
 close_l1(MlcBatch *batch)
 {
-	if (batch->purges != NIL || has_pattern(batch))
+	bool		all = batch->purges != NIL;
+
+	for (int i = 0; batch->sweeps && i < batch->sweeps->nevents; i++)
+		all |= close_sweep(&batch->sweeps->events[i]);
+	if (all)
 	{
 		mlc_l1_shut(mlc_relay->shared);
 		mlc_relay->l1_open = false;

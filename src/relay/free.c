@@ -280,6 +280,19 @@ is_step(MlcReply *reply)
 		reply->elements[1]->type == MLC_REPLY_INTEGER;
 }
 
+static void
+count_swept(MlcTarget *target, MlcOp op, int64 n)
+{
+	MlcRuleStat *stat;
+
+	target->stat->invalidated += n;
+	if (op != MLC_OP_TAG)
+		return;
+	stat = mlc_segment_rule_stat(MyDatabaseId, MLC_RULE_FETCHED);
+	if (stat)
+		pg_atomic_fetch_add_u64(&stat->events, n);
+}
+
 const char *
 mlc_free_swept(MlcTarget *target, MlcReply *reply)
 {
@@ -289,7 +302,7 @@ mlc_free_swept(MlcTarget *target, MlcReply *reply)
 		return "removal by tag or pattern: unexpected reply";
 	sweep = linitial(target->sweeps);
 	target->sweeps = list_delete_first(target->sweeps);
-	target->stat->invalidated += reply->elements[1]->integer;
+	count_swept(target, sweep->op, reply->elements[1]->integer);
 	if (strcmp(reply->elements[0]->str, "0") == 0)
 	{
 		free_sweep(sweep);

@@ -27,6 +27,13 @@
  * Since several may hold a key closed, beside the relay, they count: a table
  * of counters by hash, of all databases.
  *
+ * What concerns a tag cannot be closed key by key, since nobody knows the keys.
+ * So each database has counters of tags, by hash: raised by the relay before
+ * the first command (they are odd then: closed) and again after the last reply.
+ * A line carries the sum of the counters of its tags, as they were before L2 was
+ * asked, and is found by that sum only.  Counters only grow, so the sum is the
+ * same if and only if each of them is.
+ *
  * What concerns a whole database (purge of a rule, a Redis that comes or goes,
  * start and end of the relay) shuts its L1: a flag, and an epoch that every
  * line and ticket carries.  Lines of another epoch are not found, and are the
@@ -59,6 +66,7 @@
 #define TICKETS 256				/* a partition */
 #define FILTER_BITS 32768		/* a database; a batch has 4096 keys */
 #define CLOSINGS 16384			/* counters of keys closed by writers */
+#define TAGS 1024				/* counters of tags, a database */
 
 typedef struct Ticket
 {
@@ -82,6 +90,8 @@ typedef struct Database
 	pg_atomic_uint32 epoch;
 	pg_atomic_uint32 is_open;	/* the relay says so */
 	pg_atomic_uint32 closings;	/* writers who have closed it as a whole */
+	pg_atomic_uint32 any_tag;	/* like a counter of tags: of them all */
+	pg_atomic_uint32 tags[TAGS];	/* odd: closed */
 	uint8		filter[FILTER_BITS / 8];
 } Database;
 
@@ -182,6 +192,9 @@ attach(void *memory, bool found, LWLockPadded *locks)
 		pg_atomic_init_u32(&l1->databases[i].epoch, 1);
 		pg_atomic_init_u32(&l1->databases[i].is_open, 0);
 		pg_atomic_init_u32(&l1->databases[i].closings, 0);
+		pg_atomic_init_u32(&l1->databases[i].any_tag, 2);
+		for (int j = 0; j < TAGS; j++)
+			pg_atomic_init_u32(&l1->databases[i].tags[j], 2);
 	}
 	for (int i = 0; i < l1->npartitions; i++)
 	{
@@ -346,6 +359,15 @@ mlc_l1_is_open(void)
 	return serves(&l1->databases[database_number(relay)]);
 }
 
+/* Has no tag of the line changed since it was filled? */
+static inline bool
+is_of(const MlcLine *line, uint16 db, uint32 generation)
+{
+	return likely(line->generation == generation) ||
+		(generation == 0 && line->generation ==
+		 pg_atomic_read_u32(&l1->databases[db].any_tag));
+}
+
 /*
  * Copies the line's value; false: it is of no use.  Beside a writer it may copy
  * anything, but nothing from elsewhere: what says where the value lies is read
@@ -353,13 +375,14 @@ mlc_l1_is_open(void)
  */
 static bool
 copy_line(MlcStore *store, const MlcLine *line, uint16 db, uint32 keylen,
-		  MlcL1Hit *hit)
+		  uint32 generation, MlcL1Hit *hit)
 {
 	uint32		vallen = *(const volatile uint32 *) &line->vallen;
 	int64		expiry = *(const volatile int64 *) &line->expiry;
 	const char *value = line->data + keylen;
 
 	if (!mlc_store_holds(store, value, vallen) ||
+		!is_of(line, db, generation) ||
 		(line->epoch != pg_atomic_read_u32(&l1->databases[db].epoch) &&
 		 !MLC_FAULT_SKIP("l1-epoch")) ||
 		(expiry != 0 && now_ms() >= expiry))
@@ -381,7 +404,7 @@ copy_line(MlcStore *store, const MlcLine *line, uint16 db, uint32 keylen,
 /* A look without the lock; false: nothing is known, look under the lock. */
 static bool
 look_unlocked(Partition *partition, uint64 hash, uint16 db, const char *key,
-			  uint32 keylen, MlcL1Hit *hit)
+			  uint32 keylen, uint32 generation, MlcL1Hit *hit)
 {
 	MlcStore   *store = store_of(partition);
 	uint32		changes = pg_atomic_read_u32(&partition->changes);
@@ -394,7 +417,7 @@ look_unlocked(Partition *partition, uint64 hash, uint16 db, const char *key,
 	line = mlc_store_find(store, hash, db, key, keylen);
 	if (line == NULL || line->freq < MLC_LINE_MAX_FREQ)
 		return false;
-	found = copy_line(store, line, db, keylen, hit);
+	found = copy_line(store, line, db, keylen, generation, hit);
 	MLC_FAULT("l1-copied");
 	pg_read_barrier();
 	if (likely(pg_atomic_read_u32(&partition->changes) == changes) ||
@@ -407,7 +430,7 @@ look_unlocked(Partition *partition, uint64 hash, uint16 db, const char *key,
 
 static bool
 look_locked(int number, uint64 hash, uint16 db, const char *key,
-			uint32 keylen, MlcL1Hit *hit)
+			uint32 keylen, uint32 generation, MlcL1Hit *hit)
 {
 	LWLock	   *lock = partition_lock(number);
 	MlcStore   *store = store_of(partition_at(number));
@@ -416,7 +439,7 @@ look_locked(int number, uint64 hash, uint16 db, const char *key,
 
 	LWLockAcquire(lock, LW_SHARED);
 	line = mlc_store_find(store, hash, db, key, keylen);
-	found = line && copy_line(store, line, db, keylen, hit);
+	found = line && copy_line(store, line, db, keylen, generation, hit);
 	if (found)
 		mlc_store_touch(line);
 	LWLockRelease(lock);
@@ -425,6 +448,13 @@ look_locked(int number, uint64 hash, uint16 db, const char *key,
 
 bool
 mlc_l1_get(const char *key, uint32 keylen, MlcL1Hit *hit)
+{
+	return mlc_l1_get_tagged(key, keylen, 0, hit);
+}
+
+bool
+mlc_l1_get_tagged(const char *key, uint32 keylen, uint32 generation,
+				  MlcL1Hit *hit)
 {
 	MlcRelayShared *relay;
 	uint16		db;
@@ -440,8 +470,9 @@ mlc_l1_get(const char *key, uint32 keylen, MlcL1Hit *hit)
 
 	hash = hash_key(db, key, keylen);
 	number = partition_number(hash);
-	found = look_unlocked(partition_at(number), hash, db, key, keylen, hit) ||
-		look_locked(number, hash, db, key, keylen, hit);
+	found = look_unlocked(partition_at(number), hash, db, key, keylen,
+						  generation, hit) ||
+		look_locked(number, hash, db, key, keylen, generation, hit);
 	if (found)
 		my_counters()->hits++;
 	else
@@ -467,7 +498,7 @@ mlc_l1_peek(const char *key, uint32 keylen, MlcL1Hit *hit)
 	number = partition_number(hash);
 	LWLockAcquire(partition_lock(number), LW_SHARED);
 	line = mlc_store_find(store_of(partition_at(number)), hash, db, key, keylen);
-	found = line && copy_line(store_of(partition_at(number)), line, db, keylen, hit);
+	found = line && copy_line(store_of(partition_at(number)), line, db, keylen, 0, hit);
 	LWLockRelease(partition_lock(number));
 	return found;
 }
@@ -497,7 +528,8 @@ mlc_l1_walk(MlcL1Cursor *cursor, int32 rule, MlcL1Copy *lines, int max)
 			   (line = mlc_store_next(store, cursor->bucket, line)) != NULL)
 		{
 			if (line->db != db || (rule != 0 && line->rule != rule) ||
-				!copy_line(store, line, db, line->keylen, &lines[n].hit))
+				line->generation != 0 ||
+				!copy_line(store, line, db, line->keylen, 0, &lines[n].hit))
 				continue;
 			lines[n].key = pnstrdup(MLC_LINE_KEY(line), line->keylen);
 			lines[n].keylen = line->keylen;
@@ -553,6 +585,7 @@ mlc_l1_begin(const char *key, uint32 keylen, MlcL1Ticket *ticket)
 	uint32		bit;
 
 	ticket->token = 0;
+	ticket->generation = 0;
 	if (l1 == NULL || (relay = mlc_segment_my_relay()) == NULL)
 		return;
 	db = database_number(relay);
@@ -602,6 +635,7 @@ mlc_l1_fill(MlcL1Ticket *ticket, const char *key, uint32 keylen, int32 rule,
 	memset(&like, 0, sizeof(like));
 	like.db = database_number(relay);
 	like.epoch = ticket->epoch;
+	like.generation = ticket->generation;
 	like.absent = value == NULL;
 	like.rule = rule;
 	like.expiry = ttl == 0 ? 0 : now_ms() + ttl;
@@ -630,6 +664,49 @@ mlc_l1_fill(MlcL1Ticket *ticket, const char *key, uint32 keylen, int32 rule,
 	else
 		my_counters()->refused++;
 	return good;
+}
+
+/* ---- tags ---- */
+
+static pg_atomic_uint32 *
+counter_of(MlcRelayShared *relay, char kind, const char *tag, uint32 len)
+{
+	Database   *database = &l1->databases[database_number(relay)];
+
+	if (tag == NULL)
+		return &database->any_tag;
+	return &database->tags[hash_bytes_extended((const unsigned char *) tag, len,
+											   kind) % TAGS];
+}
+
+bool
+mlc_l1_add_tag(uint32 *generation, char kind, const char *tag, uint32 len)
+{
+	MlcRelayShared *relay;
+	uint32		count;
+
+	if (l1 == NULL || (relay = mlc_segment_my_relay()) == NULL)
+		return false;
+	count = pg_atomic_read_u32(counter_of(relay, kind, tag, len));
+	*generation += count;
+	return (count & 1) == 0 || MLC_FAULT_SKIP("l1-closed");
+}
+
+/* Closed counters are odd; by the relay only. */
+static void
+open_counter(pg_atomic_uint32 *counter)
+{
+	uint32		count = pg_atomic_read_u32(counter);
+
+	if (count & 1)
+		pg_atomic_write_u32(counter, count + 1);
+}
+
+static void
+close_counter(pg_atomic_uint32 *counter)
+{
+	if ((pg_atomic_read_u32(counter) & 1) == 0)
+		pg_atomic_fetch_add_u32(counter, 1);
 }
 
 /* ---- the relay ---- */
@@ -671,6 +748,13 @@ mlc_l1_close_key(MlcRelayShared *relay, const char *key, uint32 keylen)
 }
 
 void
+mlc_l1_close_tag(MlcRelayShared *relay, char kind, const char *tag, uint32 len)
+{
+	if (l1 != NULL && !MLC_FAULT_SKIP("l1-close-tag"))
+		close_counter(counter_of(relay, kind, tag, len));
+}
+
+void
 mlc_l1_open(MlcRelayShared *relay)
 {
 	Database   *database;
@@ -679,6 +763,9 @@ mlc_l1_open(MlcRelayShared *relay)
 		return;
 	database = &l1->databases[database_number(relay)];
 	memset(database->filter, 0, sizeof(database->filter));
+	open_counter(&database->any_tag);
+	for (int i = 0; i < TAGS; i++)
+		open_counter(&database->tags[i]);
 	pg_write_barrier();
 	pg_atomic_write_u32(&database->is_open, 1);
 }

@@ -23,6 +23,7 @@ typedef struct MlcL1Ticket
 	uint64		token;			/* 0: no leave */
 	uint64		hash;
 	uint32		epoch;
+	uint32		generation;		/* of the line to be; see tags */
 } MlcL1Ticket;
 
 typedef struct MlcL1Hit
@@ -60,6 +61,10 @@ extern bool mlc_l1_is_open(void);
 /* True on a hit. */
 extern bool mlc_l1_get(const char *key, uint32 keylen, MlcL1Hit *hit);
 
+/* The same, of a line with this generation only. */
+extern bool mlc_l1_get_tagged(const char *key, uint32 keylen,
+							  uint32 generation, MlcL1Hit *hit);
+
 /*
  * Where many keys are to be looked up, the memory that the searches read can be
  * asked for ahead: the first for a few keys, then the second, then get.
@@ -82,6 +87,19 @@ extern bool mlc_l1_fill(MlcL1Ticket *ticket, const char *key, uint32 keylen,
 						int32 rule, const char *value, uint32 vallen,
 						MlcVersion lo, int64 ttl);
 
+/*
+ * ---- tags: what makes lines void beside their key ----
+ *
+ * The generation of a line tells it: 0, there is none; else the sum of what
+ * counts its tags.  A tag is a name of some kind, or NULL: any tag whatever,
+ * for lines whose tags nobody knows, which mlc_l1_get() finds as well.
+ *
+ * Adds one to a generation that began with 0, before the line is looked up or
+ * a ticket for it taken; false: it is closed, do neither.
+ */
+extern bool mlc_l1_add_tag(uint32 *generation, char kind, const char *tag,
+						   uint32 len);
+
 /* ---- the relay ---- */
 
 /* Shut: nobody hits or fills, and what is there is forgotten. */
@@ -90,6 +108,10 @@ extern void mlc_l1_shut(MlcRelayShared *relay);
 /* This key's line and tickets go; none is given until mlc_l1_open(). */
 extern void mlc_l1_close_key(MlcRelayShared *relay, const char *key,
 							 uint32 keylen);
+
+/* Lines with the tag are void, and none is given until mlc_l1_open(). */
+extern void mlc_l1_close_tag(MlcRelayShared *relay, char kind, const char *tag,
+							 uint32 len);
 
 /* Everything that was closed or shut may be filled again. */
 extern void mlc_l1_open(MlcRelayShared *relay);
@@ -129,7 +151,8 @@ extern bool mlc_l1_peek(const char *key, uint32 keylen, MlcL1Hit *hit);
 
 /*
  * A step of a walk: up to max lines, of one rule (0: of all), copied; -1 at the
- * end.  Lines that come or go meanwhile may be met or not.
+ * end.  Lines that come or go meanwhile may be met or not; those with tags have
+ * no row to be compared with, and are left out.
  */
 extern int	mlc_l1_walk(MlcL1Cursor *cursor, int32 rule, MlcL1Copy *lines,
 						int max);

@@ -54,7 +54,7 @@ static const char *const names[MLC_OPERATIONS] = {
 static Stats *stats = NULL;
 
 /* What this process has not reported yet. */
-MlcLocalHits mlc_stats_hits[MLC_LOCAL_RULES];
+MlcLocalHits mlc_stats_hits[MLC_LOCAL_RULES] = {{.rule = MLC_NO_RULE}};
 uint32		mlc_stats_turn = 0;
 static uint32 local_calls = 0;
 

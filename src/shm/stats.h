@@ -54,13 +54,16 @@ typedef struct MlcTiming
 /* Hits of one rule that this process has not reported yet. */
 typedef struct MlcLocalHits
 {
-	int32		rule;			/* 0: free */
+	int32		rule;
 	uint32		hits;
 	MlcRuleStat *stat;			/* NULL: the table of rules is full */
 } MlcLocalHits;
 
 #define MLC_LOCAL_RULES 64		/* a power of two */
 #define MLC_LOCAL_HITS 4096		/* reported at the latest then */
+
+/* Has the place of rule 0, until that comes. */
+#define MLC_NO_RULE PG_INT32_MIN
 
 extern MlcLocalHits mlc_stats_hits[MLC_LOCAL_RULES];
 extern uint32 mlc_stats_turn;

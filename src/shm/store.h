@@ -36,7 +36,7 @@ typedef struct MlcLine
 	int64		expiry;			/* the caller's */
 	uint64		lo_lsn;			/* the caller's */
 	uint32		lo_tli;			/* the caller's */
-	uint32		pad;
+	uint32		generation;		/* the caller's */
 	char		data[FLEXIBLE_ARRAY_MEMBER];
 } MlcLine;
 

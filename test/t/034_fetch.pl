@@ -1,6 +1,7 @@
-# fetch, set and tags under load while everything dies: no fetched document is
-# older than what has been applied, and at the end each is what its query says,
-# and each free key what was set last, or gone.
+# fetch, set and tags under load while everything dies: no fetched document and
+# no free key is older than what has been applied, from L1 or from Redis, and at
+# the end each document is what its query says, and each free key what was set
+# last, or gone.
 use strict;
 use warnings;
 use FindBin;
@@ -17,6 +18,11 @@ CREATE TABLE doc (id int PRIMARY KEY, grp int, ver bigint NOT NULL);
 INSERT INTO doc SELECT i, i % 4, 1 FROM generate_series(1, 40) i;
 CREATE TABLE ack (grp int PRIMARY KEY, ver bigint NOT NULL);
 INSERT INTO ack SELECT g, 0 FROM generate_series(0, 3) g;
+CREATE TABLE note (id int PRIMARY KEY, ver bigint NOT NULL);
+INSERT INTO note SELECT i, 1 FROM generate_series(1, 4) i;
+CREATE TABLE free_ack (key text PRIMARY KEY, ver bigint NOT NULL);
+INSERT INTO free_ack SELECT 'free:' || g, 0 FROM generate_series(1, 40) g;
+INSERT INTO free_ack SELECT 'note:' || id, 0 FROM note;
 CREATE TABLE stop (n int);
 CREATE TABLE violation (grp int, ver bigint, ack bigint, source text);
 CREATE TABLE sources (source text, n bigint);
@@ -28,26 +34,34 @@ $$;
 
 CREATE PROCEDURE reader() LANGUAGE plpgsql AS $$
 DECLARE
-	n bigint[] := '{0,0,0}';
+	n jsonb := '{}';
 	g int;
+	k text;
 	a bigint;
 	v bigint;
 	s text;
 BEGIN
 	WHILE NOT EXISTS (SELECT FROM stop) LOOP
-		g := (random() * 3)::int;
-		SELECT ack.ver INTO a FROM ack WHERE ack.grp = g;
-		v := (document(g) ->> 'ver')::bigint;
-		s := (mlcache.last_read()).source;
-		n[CASE s WHEN 'L2' THEN 1 WHEN 'load' THEN 2 ELSE 3 END] :=
-			n[CASE s WHEN 'L2' THEN 1 WHEN 'load' THEN 2 ELSE 3 END] + 1;
+		IF random() < 0.5 THEN
+			g := (random() * 3)::int;
+			SELECT ack.ver INTO a FROM ack WHERE ack.grp = g;
+			v := (document(g) ->> 'ver')::bigint;
+			s := (mlcache.last_read()).source;
+		ELSE
+			k := CASE WHEN random() < 0.5 THEN 'free:' || 1 + (random() * 39)::int
+				ELSE 'note:' || 1 + (random() * 3)::int END;
+			SELECT free_ack.ver INTO a FROM free_ack WHERE key = k;
+			v := mlcache.get(k);
+			s := coalesce('free ' || (mlcache.last_read()).source, 'free none');
+		END IF;
+		n := n || jsonb_build_object(s, coalesce((n ->> s)::int, 0) + 1);
 		COMMIT;
 		IF v < a THEN
 			INSERT INTO violation VALUES (g, v, a, s);
 			COMMIT;
 		END IF;
 	END LOOP;
-	INSERT INTO sources SELECT x, y FROM unnest('{L2,load,row}'::text[], n) u(x, y);
+	INSERT INTO sources SELECT key, value::bigint FROM jsonb_each_text(n);
 END $$;
 
 CREATE PROCEDURE writer() LANGUAGE plpgsql AS $$
@@ -72,6 +86,26 @@ BEGIN
 		SELECT sum(doc.ver) INTO total FROM doc WHERE doc.grp = g;
 		IF mlcache.wait_applied(mlcache.last_commit_version(), '200 ms') THEN
 			UPDATE ack SET ver = greatest(ack.ver, total) WHERE ack.grp = g;
+			UPDATE free_ack SET ver = greatest(free_ack.ver, v) WHERE key = 'free:' || chosen;
+			COMMIT;
+		END IF;
+		PERFORM pg_sleep(0.002);
+		COMMIT;
+	END LOOP;
+END $$;
+-- changes of free keys alone, without any tag
+CREATE PROCEDURE noter() LANGUAGE plpgsql AS $$
+DECLARE
+	chosen int;
+	v bigint;
+BEGIN
+	WHILE NOT EXISTS (SELECT FROM stop) LOOP
+		chosen := 1 + (random() * 3)::int;
+		UPDATE note SET ver = ver + 1 WHERE id = chosen RETURNING ver INTO v;
+		PERFORM mlcache.set('note:' || chosen, v::text);
+		COMMIT;
+		IF mlcache.wait_applied(mlcache.last_commit_version(), '200 ms') THEN
+			UPDATE free_ack SET ver = greatest(free_ack.ver, v) WHERE key = 'note:' || chosen;
 			COMMIT;
 		END IF;
 		PERFORM pg_sleep(0.002);
@@ -82,15 +116,25 @@ SELECT mlcache.attach('doc', tag => 'doc');
 SQL
 $t->wait_armed;
 
+# ---------- what fetch has cached in L1 is for fetch only ----------
+
+# No tag has been invalidated yet, so a generation tells nobody apart.
+$t->sql("SELECT mlcache.fetch('mine', 'SELECT 1')");
+is($t->sql("SELECT mlcache.fetch('mine', 'SELECT 1') IS NOT NULL; SELECT source FROM mlcache.last_read()"), "t\nL1",
+	'a line of L1');
+my ($copy) = grep { /^#/ } @{ $t->redis->command('KEYS', '#*:mine') };
+like(($t->node->psql('postgres', "SELECT mlcache.get('$copy')"))[2], qr/invalid key/, '...is not shown by get');
+
 my @running;
 
 # Sessions that call a procedure, again when the server crashes under them.
 sub start_sessions
 {
+	my @calls = @_ ? @_ : qw(reader reader reader writer writer noter);
 	my $psql = sprintf "psql -XAtq -d '%s'", $t->node->connstr('postgres');
 
 	$t->sql_patiently('TRUNCATE stop, violation, sources');
-	for my $call (qw(reader reader reader writer writer))
+	for my $call (@calls)
 	{
 		push @running, IPC::Run::start([ 'sh', '-c',
 				"until $psql -c 'CALL $call()' 2>/dev/null; do sleep 0.05; done" ]);
@@ -108,16 +152,18 @@ sub stop_sessions
 sub let_write
 {
 	my ($n) = @_;
-	my $goal = $t->sql_patiently('SELECT sum(ver) FROM doc') + $n;
+	my $sum = 'SELECT (SELECT sum(ver) FROM doc) + (SELECT sum(ver) FROM note)';
+	my $goal = $t->sql_patiently($sum) + $n;
 
-	$t->wait_for("$n changes", sub { $t->sql_patiently('SELECT sum(ver) FROM doc') >= $goal });
+	$t->wait_for("$n changes", sub { $t->sql_patiently($sum) >= $goal });
 }
 
 sub is_coherent
 {
 	my ($what) = @_;
-	my $free = "SELECT count(*) FILTER (WHERE mlcache.get('free:' || id) <> ver::text),"
-	  . " count(*) FILTER (WHERE mlcache.get('free:' || id) IS NOT NULL) > 0 FROM doc";
+	my $free = "SELECT count(*) FILTER (WHERE mlcache.get(key) <> ver::text),"
+	  . " count(*) FILTER (WHERE mlcache.get(key) IS NOT NULL) > 0 FROM"
+	  . " (SELECT 'free:' || id, ver FROM doc UNION ALL SELECT 'note:' || id, ver FROM note) k(key, ver)";
 
 	$t->wait_armed;
 	$t->wait_applied;
@@ -162,8 +208,9 @@ $t->redis->thaw;
 $t->wait_armed;
 let_write(100);
 stop_sessions();
-is($t->sql('SELECT count(*) FROM violation'), 0, 'no document was older than what had been applied');
-for my $source (qw(L2 load row))
+is($t->sql('SELECT count(*) FROM violation'), 0, 'nothing was older than what had been applied')
+  or diag($t->sql('SELECT source, count(*) FROM violation GROUP BY 1'));
+for my $source ('L1', 'L2', 'load', 'row', 'free L1', 'free L2')
 {
 	cmp_ok($t->sql("SELECT coalesce(sum(n), 0) FROM sources WHERE source = '$source'"), '>', 10,
 		"there were reads from $source");
@@ -172,16 +219,21 @@ is_coherent('after faults');
 
 # ---------- the same is seen to fail ----------
 
-for my $fault (qw(decode-tag))
+for (
+	[ 'decode-tag', qw(reader reader reader writer writer) ],
+	[ 'l1-close-tag', qw(reader reader reader writer writer) ],
+	[ 'l1-close', qw(reader reader noter) ])
 {
+	my ($fault, @calls) = @$_;
+
 	$t->set_fault("$fault=skip");
-	start_sessions();
+	start_sessions(@calls);
 	let_write(60);
 	stop_sessions();
 	cmp_ok($t->sql('SELECT count(*) FROM violation'), '>', 0, "without $fault it is seen");
 	$t->clear_fault;
 	$t->sql('UPDATE doc SET ver = ver + 1');
-	$t->sql('SELECT mlcache.invalidate_pattern(\'free:*\')');
+	$t->sql("SELECT mlcache.invalidate_pattern('free:*'), mlcache.invalidate_pattern('note:*')");
 	$t->sql('SELECT mlcache.set(\'free:1\', (SELECT ver::text FROM doc WHERE id = 1))');
 	is_coherent("after $fault");
 }

@@ -194,6 +194,13 @@ found('hit ratio: cold:{id}', 'warning', qr/Of 2000 keys read, 50\.0 % were cach
 $t->sql("SELECT count(mlcache.get('cold:1')) FROM generate_series(1, 10000) g");
 gone('hit ratio: cold:{id}');
 
+$t->sql("SELECT count(mlcache.get('free:' || g)) FROM generate_series(1, 1000) g");
+is(findings()->{'hit ratio: free keys'}, undefined(), 'a free key may well not be there');
+$t->sql("SELECT count(mlcache.fetch('f' || g, 'SELECT 1')) FROM generate_series(1, 1000) g");
+found('hit ratio: fetch', 'warning', qr/Of 1000 results fetched, 0\.0 % were cached .* removed 0 copies/, qr/stat_rules WHERE id = -1;$/);
+$t->sql("SELECT count(mlcache.fetch('f1', 'SELECT 1')) FROM generate_series(1, 10000) g");
+gone('hit ratio: fetch');
+
 $t->sql('UPDATE busy SET n = 1');
 found('rule never read: busy:{id}', 'info', qr/^10000 changes were delivered, and nothing was read/,
 	qr/^SELECT mlcache\.detach\('public\.busy', 'busy:\{id\}'\);$/);
