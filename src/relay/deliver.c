@@ -223,13 +223,46 @@ typedef struct Values
 	MlcBatchEvent *events[APPLY_KEYS];
 } Values;
 
+static const char *
+apply_op(const MlcBatchEvent *event)
+{
+	return event->op == MLC_OP_UPDATE ? "u" :
+		event->op == MLC_OP_REPLICATE ? "r" : "i";
+}
+
+/* Have all the same op and time to live?  And the same version? */
+static bool
+are_alike(const Values *values, bool *one_version)
+{
+	const MlcBatchEvent *first = values->events[0];
+
+	*one_version = true;
+	for (int i = 1; i < values->n; i++)
+	{
+		const MlcBatchEvent *event = values->events[i];
+
+		if (*apply_op(event) != *apply_op(first) ||
+			event->rule->ttl != first->rule->ttl)
+			return false;
+		if (mlc_version_compare(event->version, first->version) != 0)
+			*one_version = false;
+	}
+	return true;
+}
+
 static void
 flush_values(MlcTarget *target, Values *values)
 {
-	char		versions[APPLY_KEYS][MLC_VERSION_LEN + 1];
+	char		versions[APPLY_KEYS * MLC_VERSION_LEN + 1];
+	bool		one_version;
+	bool		alike;
 
 	if (values->n == 0)
 		return;
+	alike = are_alike(values, &one_version);
+	for (int i = 0; i < values->n; i++)
+		mlc_version_print(values->events[i]->version,
+						  versions + i * MLC_VERSION_LEN);
 	mlc_command_reset(&values->cmd);
 	mlc_command_add(&values->cmd, "FCALL", 5);
 	mlc_command_add(&values->cmd, "mlc_apply", 9);
@@ -243,11 +276,14 @@ flush_values(MlcTarget *target, Values *values)
 	{
 		MlcBatchEvent *event = values->events[i];
 
-		mlc_version_print(event->version, versions[i]);
-		mlc_command_add(&values->cmd, event->op == MLC_OP_UPDATE ? "u" :
-						event->op == MLC_OP_REPLICATE ? "r" : "i", 1);
-		mlc_command_add(&values->cmd, versions[i], MLC_VERSION_LEN);
-		mlc_command_add_int(&values->cmd, event->rule->ttl);
+		if (!alike || i == 0)
+		{
+			mlc_command_add(&values->cmd, apply_op(event), 1);
+			mlc_command_add(&values->cmd, versions + i * MLC_VERSION_LEN,
+							MLC_VERSION_LEN *
+							(alike && !one_version ? values->n : 1));
+			mlc_command_add_int(&values->cmd, event->rule->ttl);
+		}
 		mlc_command_add(&values->cmd, event->payload ? event->payload : "",
 						event->payloadlen);
 	}
@@ -317,8 +353,7 @@ flush_node_values(MlcTarget *target, Values *values)
 
 		mlc_version_print(event->version, versions[i]);
 		mlc_command_add(&values->cmd, event->key, event->keylen);
-		mlc_command_add(&values->cmd, event->op == MLC_OP_UPDATE ? "u" :
-						event->op == MLC_OP_REPLICATE ? "r" : "i", 1);
+		mlc_command_add(&values->cmd, apply_op(event), 1);
 		mlc_command_add(&values->cmd, versions[i], MLC_VERSION_LEN);
 		mlc_command_add_int(&values->cmd, event->rule->ttl);
 		mlc_command_add(&values->cmd, event->payload ? event->payload : "",

@@ -246,13 +246,11 @@ apply_all(const char *prefix, int n, int batch, int bytes, const char *ns)
 			add_name("%s%d", prefix, ids[i]);
 		add_text(ns);
 		add(nonce->str, nonce->len);
+		add("u", 1);
+		add_text(NEW_VERSION);
+		add("0", 1);
 		for (int j = 0; j < keys; j++)
-		{
-			add("u", 1);
-			add_text(NEW_VERSION);
-			add("0", 1);
 			add(payload, bytes);
-		}
 		send_argv(argc, argv, lens);
 	}
 }

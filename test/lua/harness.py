@@ -155,6 +155,13 @@ class LibraryTest(unittest.TestCase):
             args += [op, V(version) if isinstance(version, int) else version, ttl, payload]
         return self.fcall("mlc_apply", [e[1] for e in events], ns, nonce, *args)
 
+    def apply_alike(self, op, versions, *events, ttl=0):
+        """Events are (key, payload); versions a text, or a number for each."""
+        if not isinstance(versions, str):
+            versions = "".join(V(v) for v in versions)
+        return self.fcall("mlc_apply", [e[0] for e in events], "db", "n1", op, versions, ttl,
+                          *[e[1] for e in events])
+
     def quarantine(self, owner, key="k", timeout=60000, nonce="", ns="db"):
         return self.fcall("mlc_quarantine", [key], ns, nonce, owner, timeout)
 

@@ -277,6 +277,62 @@ class Batch(LibraryTest):
         twice(("io1", "m", 120, "", 0), ("u", "m", 121, "b", 0))
 
 
+class Alike(LibraryTest):
+    """The short form, for one op and time to live."""
+
+    def test_versions(self):
+        for key in ("newer", "seen", "between", "gone"):
+            self.cache(key, lo=100, hi=110)
+        self.r.delete("gone")
+        self.assertEqual(self.apply_alike("u", (111, 100, 105, 112, 113), ("newer", "1"),
+                                          ("seen", "2"), ("between", "3"), ("gone", "4"), ("nothing", "5")),
+                         [1, 3, 1])
+        self.assertEqual([self.entry(k) for k in ("newer", "seen", "between", "gone", "nothing")],
+                         ["1", "old", None, None, None])
+        self.assertEqual(self.bounds("newer"), (V(111), V(111)))
+
+    def test_one_version(self):
+        for key in ("a", "b"):
+            self.cache(key)
+        self.assertEqual(self.apply_alike("u", V(120), ("a", "1"), ("b", "2"), ttl=5000), [2, 0, 0])
+        self.assertEqual([self.entry("a"), self.entry("b")], ["1", "2"])
+        for key in ("a", "b"):
+            self.assertEqual(self.bounds(key), (V(120), V(120)))
+            self.assertTrue(4000 < self.r.pttl(key) <= 5000)
+
+    def test_replicate_and_invalidate(self):
+        self.assertEqual(self.apply_alike("r", (100, 101), ("old", "1"), ("new", "2")), [1, 1, 0])
+        self.assertEqual([self.entry("old"), self.entry("new")], [None, "2"])
+        self.assertEqual(self.apply_alike("i", V(130), ("old", ""), ("new", "")), [0, 0, 2])
+        self.assertEqual(self.r.keys("*"), [b"mlc:state:db"])
+
+    def test_owner(self):
+        self.quarantine("o1", "a")
+        self.quarantine("o2", "b")
+        self.assertEqual(self.apply_alike("io1", (120, 121), ("a", ""), ("b", "")), [0, 0, 2])
+        self.assertIsNone(self.guard("a"))
+        self.assertEqual(list(self.marks("b")), ["o2"])
+
+    def test_malformed(self):
+        for key in ("a", "b"):
+            self.cache(key)
+        before = self.dump()
+        two = [("a", "1"), ("b", "2")]
+        for op, versions, ttl in (("u", V(120)[1:], 0), ("u", V(120) + V(121)[1:], 0),
+                                  ("u", V(120) * 3, 0), ("u", "", 0), ("u", V(120) + "X" * 24, 0),
+                                  ("u", "X" * 24, 0), ("x", V(120), 0), ("u", V(120), -1)):
+            with self.assertRaisesRegex(redis.ResponseError, "MLCARG"):
+                self.apply_alike(op, versions, *two, ttl=ttl)
+        self.assertEqual(self.dump(), before)
+
+    def test_a_key_twice(self):
+        self.cache()
+        self.assertEqual(self.apply_alike("u", (120, 121), ("k", "first"), ("k", "second")), [2, 0, 0])
+        self.assertEqual(self.entry(), "second")
+        with self.assertRaisesRegex(redis.ResponseError, "MLCARG"):
+            self.apply_alike("u", (131, 130), ("k", "a"), ("k", "b"))
+
+
 class Marks(LibraryTest):
     """The relay ends marks, too, and raises the floor."""
 

@@ -42,7 +42,7 @@
 -- would not be safe here).
 
 -- Thousands count what older callers do not understand.
-local VERSION = 2000
+local VERSION = 2001
 
 local MAX_KEYS = 1000
 local MAX_MS = 1000 * 60 * 60 * 24 * 366 * 100
@@ -642,24 +642,31 @@ local function leave_out(list, width, gone, plan)
 end
 
 -- n keys; ns, nonce, then for each key: op, version, ttl (ms, 0 = none),
--- payload -> {set, skipped, deleted}.
+-- payload -> {set, skipped, deleted}.  Or, where op and ttl are the same for
+-- all: ns, nonce, op, versions, ttl, then for each key: payload.  Versions are
+-- one for all, or one after the other, in one text.
 --
 -- op is 'i' (invalidate), 'u' (update: never creates) or 'r' (replicate:
 -- creates), and may be followed by the owner whose mark it ends.  Does not
 -- ask for arming: the relay delivers before it arms.
 --
 -- This is where the relay spends its time, so: one read of all guards, one
--- look whether the entries are there, one write of all that is accepted, and
--- a loop that settles the usual case, an update newer than the entry, itself.
+-- look whether the entries are there, one write of all that is accepted, a loop
+-- that settles the usual case, an update newer than the entry, itself, and few
+-- arguments, since each costs more than what is done with it.
 local function mlc_apply(keys, args)
 	local n = need_keys(keys, 1, MAX_KEYS)
 	local ns, nonce = args[1], args[2]
-	need_args(args, 2 + 4 * n, 2 + 4 * n)
+	local alike = #args == 5 + n		-- of one key, both are the same
+	if not alike then
+		need_args(args, 2 + 4 * n, 2 + 4 * n)
+	end
 	local current, applied = get_state(ns)
 	if current ~= nonce then
 		return wrong_nonce(ns)
 	end
 
+	local byte, sub, text_sorts = byte, sub, text_sorts
 	local names = guard_names(keys)
 	local texts = redis.call('MGET', unpack(names))
 	local plan = new_plan()
@@ -667,16 +674,29 @@ local function mlc_apply(keys, args)
 	local timed, ntimed = {}, 0			-- the same and time to live
 	local probes, nprobes = {}, 0		-- entries that must be there
 	local versions, nversions = {}, 0	-- in order, without repetitions
+	local op, next_version, ttl_given, at = args[3], args[4], args[5], 5
+	local all_versions = alike and #next_version ~= 24 and next_version
+	if all_versions and #all_versions ~= 24 * n then
+		arg_error('expected one version, or one for each key')
+	end
 	local version, entry, ttl_text, ttl
 	local skipped, deleted = 0, 0
 	local now
 
-	local arg = 3
 	for i = 1, n do
-		local key, text, op = keys[i], texts[i], args[arg]
+		local key, text = keys[i], texts[i]
 
-		if args[arg + 1] ~= version then
-			version = args[arg + 1]
+		if not alike then
+			at = 4 * i + 2				-- of the payload
+			op, next_version, ttl_given = args[at - 3], args[at - 2], args[at - 1]
+		else
+			at = 5 + i
+			if all_versions then
+				next_version = sub(all_versions, 24 * i - 23, 24 * i)
+			end
+		end
+		if next_version ~= version then
+			version = next_version
 			if #version ~= 24 then
 				need_version('version', version)
 			end
@@ -684,17 +704,16 @@ local function mlc_apply(keys, args)
 			versions[nversions] = version
 			entry = version .. '|' .. version .. '||||||'
 		end
-		if args[arg + 2] ~= ttl_text then
-			ttl_text = args[arg + 2]
+		if ttl_given ~= ttl_text then
+			ttl_text = ttl_given
 			ttl = need_ms('time to live', ttl_text, 0)
 		end
 
 		local action, guard, probe = 'set', nil, op == 'u'
 		if not ((probe or op == 'r') and text and #text == PLAIN_ENTRY_LEN and text_sorts and
 			byte(text) ~= BAR and sub(text, 26, 49) < version) then
-			local owner = sub(op, 2)
-			op = sub(op, 1, 1)
-			if op ~= 'u' and op ~= 'r' and op ~= 'i' then
+			local kind, owner = sub(op, 1, 1), sub(op, 2)
+			if kind ~= 'u' and kind ~= 'r' and kind ~= 'i' then
 				arg_error('op must be u, r or i')
 			end
 			if owner ~= '' then
@@ -702,7 +721,7 @@ local function mlc_apply(keys, args)
 			end
 			need_version('version', version)
 			now = now or now_ms()
-			action, guard, probe = decide(op, owner, version, text, applied, now)
+			action, guard, probe = decide(kind, owner, version, text, applied, now)
 		end
 
 		if action == 'set' then
@@ -712,13 +731,13 @@ local function mlc_apply(keys, args)
 			end
 			if ttl == 0 then
 				puts[nputs + 1] = key
-				puts[nputs + 2] = args[arg + 3]
+				puts[nputs + 2] = args[at]
 				puts[nputs + 3] = names[i]
 				puts[nputs + 4] = entry
 				nputs = nputs + 4
 			else
 				timed[ntimed + 1] = key
-				timed[ntimed + 2] = args[arg + 3]
+				timed[ntimed + 2] = args[at]
 				timed[ntimed + 3] = names[i]
 				timed[ntimed + 4] = entry
 				timed[ntimed + 5] = ttl
@@ -733,7 +752,6 @@ local function mlc_apply(keys, args)
 				clear(plan, key, names[i], nil)
 			end
 		end
-		arg = arg + 4
 	end
 
 	local ascending = need_versions(versions)
