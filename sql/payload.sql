@@ -111,6 +111,27 @@ SELECT mlcache.attach('y', key => 'y:{id}');
 SELECT mlcache.attach('x', key => 'y:{id}', action => 'update');
 SELECT mlcache.attach('x', key => 'y:{id}');
 DROP TABLE x, y;
+
+-- columns of usual types, which the relay writes by itself; again letter by letter
+CREATE TABLE w ("i""d\" int PRIMARY KEY, s smallint, l bigint, b bool, t text, v varchar(200), ch char(5), n numeric,
+	f float8, f4 float4, u uuid, d date, ts timestamp, tz timestamptz, j json, jb jsonb, gone int, big text);
+ALTER TABLE w DROP gone;
+ALTER TABLE w ADD late text DEFAULT 'late';
+SELECT mlcache.attach('w', key => 'w:{i"d\}', action => 'update');
+INSERT INTO w VALUES (1, -32768, -9223372036854775808, true, (SELECT string_agg(chr(i), '') FROM generate_series(1, 300) i),
+	E'"\\', 'ab', -1.50, 0.1, 0.1, '00000000-0000-0000-0000-00000000000a', '2026-02-01', '2026-02-01 10:00:00.5',
+	'2026-02-01 10:00Z', '{"z" : "\u0001",  "a":2}', '{"b": 1, "a": "\""}');
+INSERT INTO w VALUES (2, 32767, 9223372036854775807, false, '', '', '', 'NaN', '-Infinity', 'Infinity',
+	'ffffffff-ffff-ffff-ffff-ffffffffffff', 'infinity', '-infinity', 'infinity', 'null', '[]');
+INSERT INTO w VALUES (3, 0, 0, NULL, repeat('"', 3000), repeat('x', 200), 'äöü', '-Infinity', 'NaN', '-0', NULL,
+	'0044-03-15 BC', '0044-03-15 BC', '12026-02-01 10:00Z', '""', '1.00', repeat('compressed', 10000));
+INSERT INTO w VALUES (4, 1, 1, true, 'x', 'x', 'x', 12345678901234567890.000, 1e300, 1e-30);
+INSERT INTO w ("i""d\") VALUES (5);
+SET TimeZone = 'UTC';
+SELECT key, payload = (SELECT row_to_json(w) FROM w WHERE "i""d\" = split_part(key, ':', 2)::int)::text AS same
+	FROM payloads() WHERE key IS NOT NULL;
+RESET TimeZone;
+DROP TABLE w;
 DROP FUNCTION payloads();
 DROP TYPE pair;
 \i :end

@@ -18,7 +18,6 @@
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
 #include "access/timeline.h"
 #include "access/xact.h"
 #include "access/xlog.h"
@@ -26,13 +25,11 @@
 #include "base/compat.h"
 #include "base/fault.h"
 #include "capture/decode.h"
-#include "funcapi.h"
+#include "capture/payload.h"
 #include "read/match.h"
 #include "nodes/parsenodes.h"
 #include "replication/logical.h"
 #include "replication/output_plugin.h"
-#include "utils/builtins.h"
-#include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 
@@ -133,7 +130,7 @@ begin_cb(LogicalDecodingContext *ctx, ReorderBufferTXN *txn)
 
 static void
 emit(LogicalDecodingContext *ctx, const MlcRule *rule, MlcOp op,
-	 StringInfo key, text * payload)
+	 StringInfo key, StringInfo payload)
 {
 	DecodeData *data = ctx->output_plugin_private;
 	MlcEvent	event;
@@ -142,8 +139,8 @@ emit(LogicalDecodingContext *ctx, const MlcRule *rule, MlcOp op,
 	event.rule = rule->id;
 	event.key = key ? key->data : NULL;
 	event.keylen = key ? key->len : 0;
-	event.payload = payload ? VARDATA_ANY(payload) : NULL;
-	event.payloadlen = payload ? VARSIZE_ANY_EXHDR(payload) : 0;
+	event.payload = payload ? payload->data : NULL;
+	event.payloadlen = payload ? payload->len : 0;
 
 	if (data->sink)
 	{
@@ -204,61 +201,13 @@ note(DecodeData *data, List **list, int32 id)
 	MemoryContextSwitchTo(old);
 }
 
-/* Is this column's value left out of the WAL record (unchanged TOAST)? */
-static bool
-is_missing(HeapTuple tuple, TupleDesc desc, AttrNumber attnum)
-{
-	bool		isnull;
-	Datum		value;
-
-	if (TupleDescAttr(desc, attnum - 1)->attlen != -1)
-		return false;
-	value = heap_getattr(tuple, attnum, desc, &isnull);
-	return !isnull && VARATT_IS_EXTERNAL_ONDISK(DatumGetPointer(value));
-}
-
 static bool
 key_is_missing(MlcBinding *binding, HeapTuple tuple, TupleDesc desc)
 {
 	for (int i = 0; i < binding->rule->template->ncolumns; i++)
-		if (is_missing(tuple, desc, binding->attnums[i]))
+		if (mlc_payload_is_missing(tuple, desc, binding->attnums[i]))
 			return true;
 	return false;
-}
-
-/*
- * The row as JSON, the same text that a loader's row_to_json() gives; NULL
- * when a value is not in WAL.
- */
-static text *
-payload_of(MlcBinding *binding, HeapTuple tuple, TupleDesc desc)
-{
-	Datum		row;
-
-	if (binding->payload_desc)
-	{
-		Datum	   *values = palloc(sizeof(Datum) * binding->npayload);
-		bool	   *nulls = palloc(sizeof(bool) * binding->npayload);
-
-		for (int i = 0; i < binding->npayload; i++)
-		{
-			if (is_missing(tuple, desc, binding->payload_attnums[i]))
-				return NULL;
-			values[i] = heap_getattr(tuple, binding->payload_attnums[i], desc,
-									 &nulls[i]);
-		}
-		row = HeapTupleGetDatum(heap_form_tuple(binding->payload_desc,
-												values, nulls));
-	}
-	else
-	{
-		for (int i = 1; i <= desc->natts; i++)
-			if (!TupleDescAttr(desc, i - 1)->attisdropped &&
-				is_missing(tuple, desc, i))
-				return NULL;
-		row = heap_copy_tuple_as_datum(tuple, desc);
-	}
-	return DatumGetTextPP(DirectFunctionCall1(row_to_json, row));
 }
 
 /* Renders; false, after counting or purging, when there is no key. */
@@ -295,19 +244,20 @@ emit_new(LogicalDecodingContext *ctx, MlcBinding *binding, HeapTuple tuple,
 		 TupleDesc desc, StringInfo key)
 {
 	MlcRule    *rule = binding->rule;
-	text	   *payload = NULL;
+	StringInfoData payload;
 
 	if (rule->action != MLC_OP_UPDATE && rule->action != MLC_OP_REPLICATE)
 	{
 		emit(ctx, rule, rule->action, key, NULL);
 		return;
 	}
-	payload = payload_of(binding, tuple, desc);
-
-	/* not all of the row is in WAL: what must be there is loaded again */
-	emit(ctx, rule, payload ? rule->action :
-		 rule->action == MLC_OP_REPLICATE ? MLC_OP_REFRESH : MLC_OP_INVALIDATE,
-		 key, payload);
+	initStringInfo(&payload);
+	if (mlc_payload_render(binding, tuple, desc, &payload))
+		emit(ctx, rule, rule->action, key, &payload);
+	else
+		/* not all of the row is in WAL: what must be there is loaded again */
+		emit(ctx, rule, rule->action == MLC_OP_REPLICATE ? MLC_OP_REFRESH :
+			 MLC_OP_INVALIDATE, key, NULL);
 }
 
 static void
@@ -460,15 +410,20 @@ static void
 emit_free(LogicalDecodingContext *ctx, MlcRule *rule, MlcOp op,
 		  StringInfo key, const char *body, uint32 bodylen)
 {
-	text	   *payload = NULL;
+	StringInfoData payload;
 
 	/* a rule that came in the meantime has the key now */
 	if (mlc_event_has_body(op) && mlc_match_key(key->data, key->len) &&
 		!MLC_FAULT_SKIP("decode-set"))
 		op = MLC_OP_INVALIDATE;
-	if (mlc_event_has_body(op))
-		payload = cstring_to_text_with_len(body, bodylen);
-	emit(ctx, rule, op, key, payload);
+	if (!mlc_event_has_body(op))
+	{
+		emit(ctx, rule, op, key, NULL);
+		return;
+	}
+	initStringInfo(&payload);
+	appendBinaryStringInfo(&payload, body, bodylen);
+	emit(ctx, rule, op, key, &payload);
 }
 
 static void
