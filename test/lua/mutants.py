@@ -370,7 +370,7 @@ MUTANTS = [
      "	if not lo then",
      ["BehindOurBack.test_malformed_guards"]),
     ("versions are not looked at",
-     "	if find(concat(versions), '[^0-9a-f]') then", "	if false then",
+     "	if not find(text, '^[0-9a-f]*$') then", "	if false then",
      ["Arguments.test_versions_of_the_fast_path"]),
     ("lengths of versions are not looked at",
      "			if #version ~= 24 then\n				need_version('version', version)\n			end\n", "",
