@@ -30,6 +30,7 @@
 #include "audit/remote.h"
 #include "audit/rows.h"
 #include "audit/seen.h"
+#include "base/compat.h"
 #include "base/wal.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
@@ -43,6 +44,7 @@
 #define ROWS_A_BATCH 500
 #define PAGE_MIN 8				/* names */
 #define PAGE_BYTES (4 * 1024 * 1024)	/* of entries, about as much at a time */
+#define EXPECT 16				/* keys to ask the memory of L1 for */
 
 typedef struct Walk
 {
@@ -69,6 +71,7 @@ typedef struct Page
 	MlcCopy    *guards;
 	int			nentries;		/* keys met by their own */
 	MlcCopy    *entries;
+	bool		asked;			/* of a walk over rows: answers are to come */
 } Page;
 
 /* What matches the rule's keys and the names of their guards. */
@@ -190,6 +193,17 @@ settle(Walk *walk, bool all)
 
 /* ---- by what is cached ---- */
 
+static int
+keep_unseen(Walk *walk, MlcCopy *copies, int n)
+{
+	int			kept = 0;
+
+	for (int i = 0; i < n; i++)
+		if (!mlc_seen_has(&walk->seen, copies[i].hash))
+			copies[kept++] = copies[i];
+	return kept;
+}
+
 static void
 sort_names(Walk *walk, Page *page, MlcReply **names, size_t n)
 {
@@ -204,14 +218,16 @@ sort_names(Walk *walk, Page *page, MlcReply **names, size_t n)
 		if (!mlc_copy_name(&copy, walk->rule, names[i]->str,
 						   names[i]->len, &is_guard) ||
 			!is_ours(walk, &copy) ||
-			!is_in_sample(walk->audit, copy.key, copy.keylen) ||
-			mlc_seen_has(&walk->seen, copy.key, copy.keylen))
+			!is_in_sample(walk->audit, copy.key, copy.keylen))
 			continue;
+		mlc_seen_expect(&walk->seen, copy.hash);
 		if (is_guard)
 			page->guards[page->nguards++] = copy;
 		else
 			page->entries[page->nentries++] = copy;
 	}
+	page->nguards = keep_unseen(walk, page->guards, page->nguards);
+	page->nentries = keep_unseen(walk, page->entries, page->nentries);
 }
 
 /* Of the keys met by their own names those whose guard is not there. */
@@ -296,29 +312,32 @@ walk_cached(Walk *walk)
 
 		CHECK_FOR_INTERRUPTS();
 		more = strcmp(names.cursor, "0") != 0;
-		sort_names(walk, page, names.names, names.n);
-		mlc_remote_ask_copies(walk->remote, page->guards, page->nguards);
-		mlc_remote_ask_guards(walk->remote, page->entries, page->nentries);
 		if (more)
 			mlc_remote_ask_page(walk->remote, names.cursor, walk->pattern,
 								walk->page);
 		mlc_remote_flush(walk->remote);
 
-		/* Redis works on this page while we compare the last one */
+		/* Redis looks for the next page while we sort this one, */
+		sort_names(walk, page, names.names, names.n);
+		mlc_remote_ask_copies(walk->remote, page->guards, page->nguards);
+		mlc_remote_ask_guards(walk->remote, page->entries, page->nentries);
+		mlc_remote_flush(walk->remote);
+
+		/* and works on this one while we compare the last */
 		if (overlap)
 			finish_page(walk, last);
 		MemoryContextReset(last->context);
 
-		mlc_remote_copies(walk->remote, page->guards, page->nguards);
-		parse_guards(page->guards, page->nguards);
-		nguards = mlc_remote_guards(walk->remote, page->nentries);
-		adapt(walk, page);
 		if (more)
 		{
 			MemoryContextSwitchTo(last->context);
 			mlc_remote_page(walk->remote, &names);
 			MemoryContextSwitchTo(page->context);
 		}
+		mlc_remote_copies(walk->remote, page->guards, page->nguards);
+		parse_guards(page->guards, page->nguards);
+		nguards = mlc_remote_guards(walk->remote, page->nentries);
+		adapt(walk, page);
 		find_unguarded(walk, page, nguards);
 		if (!overlap)
 			finish_page(walk, page);
@@ -362,7 +381,7 @@ keep_own(Walk *walk, MlcCopy *copies, int n)
 	return kept;
 }
 
-/* Rows in order, page by page, whose copies are asked for and then compared. */
+/* Rows in order, page by page; asks for their copies. */
 static void
 next_rows(Walk *walk, Page *page, bool *more)
 {
@@ -375,22 +394,50 @@ next_rows(Walk *walk, Page *page, bool *more)
 	page->nguards = mlc_rows_next(walk->rows, copies, ROWS_A_BATCH, more);
 	mlc_progress_add(page->nguards);
 	page->nguards = keep_own(walk, copies, page->nguards);
+	mlc_remote_ask_copies(walk->remote, copies, page->nguards);
+	mlc_remote_flush(walk->remote);
+	page->asked = true;
 }
 
-/* While its row is at hand: is the key's line in L1, if there is one, fresh? */
 static void
-look_at_l1(Walk *walk, const MlcCopy *copy)
+receive_copies(Walk *walk, Page *page)
 {
-	MlcL1Hit	hit;
-	MlcCopy		line = *copy;
+	MemoryContextSwitchTo(page->context);
+	if (page->asked)
+	{
+		mlc_remote_copies(walk->remote, page->guards, page->nguards);
+		parse_guards(page->guards, page->nguards);
+	}
+	page->asked = false;
+}
 
-	if (!mlc_l1_peek(copy->key, copy->keylen, &hit))
-		return;
-	line.kept = false;
-	line.type = NULL;
-	mlc_copy_from_l1(&line, walk->rule, &hit);
-	if (mlc_copy_judge(&line, true) == MLC_VERDICT_FRESH)
-		mlc_seen_add(walk->l1_seen, copy->key, copy->keylen);
+/*
+ * While their rows are at hand: are the keys' lines in L1, where there are any,
+ * fresh?  Of the others walk_l1() takes care.
+ */
+static void
+look_at_l1(Walk *walk, const MlcCopy *copies, int n)
+{
+	uint64		hashes[EXPECT];
+
+	for (int i = 0; i < n; i++)
+		hashes[i] = mlc_l1_expect(copies[i].key, copies[i].keylen);
+	for (int i = 0; i < n; i++)
+	{
+		mlc_l1_expect_line(hashes[i]);
+		mlc_seen_expect(walk->l1_seen, copies[i].hash);
+	}
+	for (int i = 0; i < n; i++)
+	{
+		const MlcRow *row = &copies[i].row;
+		MlcL1Hit	hit;
+
+		if (mlc_l1_peek(copies[i].key, copies[i].keylen, &hit) &&
+			hit.rule == walk->rule->id && !hit.absent &&
+			VARSIZE(hit.value) - VARHDRSZ == row->len &&
+			memcmp(VARDATA(hit.value), row->payload, row->len) == 0)
+			mlc_seen_add(walk->l1_seen, copies[i].hash);
+	}
 }
 
 static void
@@ -398,19 +445,20 @@ compare_rows(Walk *walk, Page *page, bool keep)
 {
 	XLogRecPtr	position;
 
-	MemoryContextSwitchTo(page->context);
-	mlc_remote_copies(walk->remote, page->guards, page->nguards);
-	parse_guards(page->guards, page->nguards);
+	receive_copies(walk, page);
 	position = mlc_wal_insert_end();
+	for (int i = 0; i < page->nguards; i++)
+		mlc_seen_expect(&walk->seen, page->guards[i].hash);
 	for (int i = 0; i < page->nguards; i++)
 	{
 		MlcCopy    *copy = &page->guards[i];
 
 		copy->kept = keep;
 		if (judge(walk, copy, position, false))
-			mlc_seen_add(&walk->seen, copy->key, copy->keylen);
-		look_at_l1(walk, copy);
+			mlc_seen_add(&walk->seen, copy->hash);
 	}
+	for (int i = 0; i < page->nguards; i += EXPECT)
+		look_at_l1(walk, &page->guards[i], Min(EXPECT, page->nguards - i));
 	walk->remote->compared = walk->audit->compared;
 }
 
@@ -437,15 +485,16 @@ walk_rows(Walk *walk, bool keep)
 		Page	   *swap = last;
 
 		CHECK_FOR_INTERRUPTS();
-		/* while Redis works on the last page */
 		page->nguards = 0;
 		if (more)
 			next_rows(walk, page, &more);
+
+		/* Redis works on this page while we compare the last one */
 		if (last->nguards > 0)
 			compare_rows(walk, last, keep);
+		if (mlc_recheck_count(walk->suspects) >= SUSPECTS_MAX)
+			receive_copies(walk, page);
 		settle(walk, false);
-		mlc_remote_ask_copies(walk->remote, page->guards, page->nguards);
-		mlc_remote_flush(walk->remote);
 		last = page;
 		page = swap;
 	}
@@ -598,8 +647,10 @@ walk_l1(MlcAudit *audit, MlcRule *rule, const MlcSeen *seen)
 		sample = palloc(sizeof(MlcL1Copy) * ROWS_A_BATCH);
 		n = mlc_l1_walk(&cursor, rule->id, lines, ROWS_A_BATCH);
 		for (int i = 0; i < n; i++)
+			mlc_seen_expect(seen, mlc_seen_hash(lines[i].key, lines[i].keylen));
+		for (int i = 0; i < n; i++)
 			if (is_in_sample(audit, lines[i].key, lines[i].keylen) &&
-				!mlc_seen_has(seen, lines[i].key, lines[i].keylen))
+				!mlc_seen_has(seen, mlc_seen_hash(lines[i].key, lines[i].keylen)))
 				sample[nsample++] = lines[i];
 		if (nsample > 0)
 			mlc_audit_l1(audit, rule, sample, nsample);

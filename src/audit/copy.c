@@ -16,6 +16,7 @@
 
 #include "access/xact.h"
 #include "audit/copy.h"
+#include "audit/seen.h"
 #include "base/compat.h"
 #include "common/hashfn.h"
 #include "mb/pg_wchar.h"
@@ -34,11 +35,15 @@ mlc_copy_key(MlcCopy *copy, const char *key, uint32 keylen)
 {
 	StringInfoData name;
 
-	initStringInfo(&name);
+	/* no larger than it gets: a page of them is to stay in the CPU's cache */
+	name.len = name.cursor = 0;
+	name.maxlen = keylen + GUARD_PREFIX_LEN + sizeof("{}");
+	name.data = palloc(name.maxlen);
 	mlc_key_guard(key, keylen, &name);
 	memset(copy, 0, sizeof(*copy));
 	copy->key = key;
 	copy->keylen = keylen;
+	copy->hash = mlc_seen_hash(key, keylen);
 	copy->guard_name = name.data;
 	copy->guard_namelen = name.len;
 }

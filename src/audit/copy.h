@@ -62,6 +62,7 @@ typedef struct MlcCopy
 {
 	const char *key;
 	uint32		keylen;
+	uint64		hash;			/* see mlc_seen_hash() */
 	const char *guard_name;
 	uint32		guard_namelen;
 

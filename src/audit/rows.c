@@ -287,6 +287,21 @@ read_keys(MlcRows *rows, MlcCopy **copies, int n, Datum **values)
 
 /* ---- from values to rows ---- */
 
+/* The texts of the key's columns, which begin with attribute first. */
+static void
+column_texts(MlcRows *rows, HeapTuple tuple, TupleDesc desc, int first,
+			 char **texts)
+{
+	for (int i = 0; i < rows->ncolumns; i++)
+	{
+		bool		isnull;
+		Datum		value = SPI_getbinval(tuple, desc, first + i, &isnull);
+
+		texts[i] = isnull ? NULL :
+			OutputFunctionCall(&rows->columns[i].output, value);
+	}
+}
+
 static void
 take_row(MlcRows *rows, HeapTuple tuple, MlcCopy **copies)
 {
@@ -302,8 +317,7 @@ take_row(MlcRows *rows, HeapTuple tuple, MlcCopy **copies)
 	{
 		char	   *texts[MLC_KEY_MAX_COLUMNS];
 
-		for (int i = 0; i < rows->ncolumns; i++)
-			texts[i] = SPI_getvalue(tuple, desc, JOIN_PAYLOAD + 1 + i);
+		column_texts(rows, tuple, desc, JOIN_PAYLOAD + 1, texts);
 		if (!renders_again(rows, texts, copy))
 			return;
 	}
@@ -489,6 +503,7 @@ mlc_rows_next(MlcRows *rows, MlcCopy *copies, int max, bool *more)
 {
 	MemoryContext context = CurrentMemoryContext;
 	MlcDisguise disguise;
+	StringInfoData key;
 	int			n = 0;
 
 	put_on(&disguise, rows);
@@ -497,23 +512,22 @@ mlc_rows_next(MlcRows *rows, MlcCopy *copies, int max, bool *more)
 	SPI_cursor_fetch(rows->portal, true, max);
 	*more = SPI_processed > 0;
 	MemoryContextSwitchTo(context);
+	initStringInfo(&key);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		HeapTuple	tuple = SPI_tuptable->vals[i];
 		TupleDesc	desc = SPI_tuptable->tupdesc;
 		char	   *texts[MLC_KEY_MAX_COLUMNS];
-		StringInfoData key;
 		MlcCopy    *copy = &copies[n];
 		text	   *payload;
 		bool		isnull;
 
-		for (int j = 0; j < rows->ncolumns; j++)
-			texts[j] = SPI_getvalue(tuple, desc, 5 + j);
-		initStringInfo(&key);
+		column_texts(rows, tuple, desc, 5, texts);
+		resetStringInfo(&key);
 		if (mlc_key_render(rows->rule->template, (const char *const *) texts,
 						   &key) != MLC_RENDER_OK)
 			continue;
-		mlc_copy_key(copy, key.data, key.len);
+		mlc_copy_key(copy, pnstrdup(key.data, key.len), key.len);
 		copy->row.state = MLC_ROW_FOUND;
 		copy->row.xmin = DatumGetTransactionId(SPI_getbinval(tuple, desc, 1, &isnull));
 		copy->row.tid = *(ItemPointer) DatumGetPointer(SPI_getbinval(tuple, desc, 2, &isnull));

@@ -25,8 +25,8 @@ mlc_seen_begin(MlcSeen *seen)
 	seen->context = CurrentMemoryContext;
 }
 
-static uint64
-hash_of(const char *key, uint32 keylen)
+uint64
+mlc_seen_hash(const char *key, uint32 keylen)
 {
 	uint64		hash = hash_bytes_extended((const unsigned char *) key, keylen, 4);
 
@@ -66,9 +66,8 @@ grow(MlcSeen *seen)
 }
 
 void
-mlc_seen_add(MlcSeen *seen, const char *key, uint32 keylen)
+mlc_seen_add(MlcSeen *seen, uint64 hash)
 {
-	uint64		hash = hash_of(key, keylen);
 	uint64	   *slot;
 
 	if (seen->n * 4 >= seen->size * 3 && !grow(seen))
@@ -82,7 +81,14 @@ mlc_seen_add(MlcSeen *seen, const char *key, uint32 keylen)
 }
 
 bool
-mlc_seen_has(const MlcSeen *seen, const char *key, uint32 keylen)
+mlc_seen_has(const MlcSeen *seen, uint64 hash)
 {
-	return seen->n > 0 && *find(seen, hash_of(key, keylen)) != 0;
+	return seen->n > 0 && *find(seen, hash) != 0;
+}
+
+void
+mlc_seen_expect(const MlcSeen *seen, uint64 hash)
+{
+	if (seen->size > 0)
+		__builtin_prefetch(&seen->slots[hash & (seen->size - 1)]);
 }

@@ -21,8 +21,14 @@ typedef struct MlcSeen
 /* Memory comes from the current context, up to maintenance_work_mem. */
 extern void mlc_seen_begin(MlcSeen *seen);
 
+/* What stands for a key. */
+extern uint64 mlc_seen_hash(const char *key, uint32 keylen);
+
 /* Adds a key; past the limit of memory it is not remembered. */
-extern void mlc_seen_add(MlcSeen *seen, const char *key, uint32 keylen);
-extern bool mlc_seen_has(const MlcSeen *seen, const char *key, uint32 keylen);
+extern void mlc_seen_add(MlcSeen *seen, uint64 hash);
+extern bool mlc_seen_has(const MlcSeen *seen, uint64 hash);
+
+/* Asks for the memory ahead, where many keys are to be added or looked for. */
+extern void mlc_seen_expect(const MlcSeen *seen, uint64 hash);
 
 #endif							/* MLC_AUDIT_SEEN_H */
