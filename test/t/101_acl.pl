@@ -54,6 +54,13 @@ is($t->sql("SELECT mlcache.get('banner:1')"), '<b>Sale</b>', 'a key with a tag')
 $t->sql("SELECT mlcache.invalidate_tag('front')");
 $t->wait_applied;
 is($t->redis->command('EXISTS', 'banner:1'), 0, 'and without its tag');
+$t->sql("SELECT count(mlcache.get('s:' || id)) FROM s");
+$t->redis->command('SET', 's:9', 'x');
+$t->redis->command('HSET', 's:10', 'a', 'b');
+is($t->sql("SELECT string_agg(key || ' ' || class, ', ' ORDER BY key) FROM mlcache.audit('s', repair => true)"),
+	's:10 corrupt, s:9 unguarded', 'an audit');
+$t->wait_applied;
+is($t->sql("SELECT count(*) FROM mlcache.audit('s')"), 0, 'and its repair');
 $t->sql('TRUNCATE s');
 is($t->sql('SELECT count(*) FROM mlcache.check_setup() WHERE NOT ok'), 0, 'check_setup is content');
 # a new server: the library is loaded, what there was is purged
