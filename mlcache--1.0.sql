@@ -663,7 +663,8 @@ IS 'state, lag and counters of each Redis server';
 
 CREATE FUNCTION mlcache.stat_get_progress(
 	OUT pid int, OUT activity text, OUT relid oid, OUT done bigint,
-	OUT total bigint, OUT rate double precision)
+	OUT total bigint, OUT rate double precision, OUT state text,
+	OUT ended timestamptz)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'mlc_stat_get_progress'
 LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED;
@@ -673,16 +674,18 @@ IS 'long-running calls of sessions';
 CREATE VIEW mlcache.stat_progress AS
 SELECT 'catch-up' AS activity, s.srvname::text AS object,
 	   t.catch_up_done AS done, t.catch_up_total AS total,
-	   t.catch_up_rate AS rate
+	   t.catch_up_rate AS rate, 'running' AS state,
+	   NULL::pg_catalog.timestamptz AS ended
 FROM mlcache.stat_get_servers() t
 	JOIN pg_catalog.pg_foreign_server s
 		ON s.oid OPERATOR(pg_catalog.=) t.serverid
 WHERE t.state OPERATOR(pg_catalog.=) 'catch-up'
 UNION ALL
-SELECT activity, relid::pg_catalog.regclass::text, done, total, rate
+SELECT activity, relid::pg_catalog.regclass::text, done, total, rate, state,
+	   ended
 FROM mlcache.stat_get_progress();
 COMMENT ON VIEW mlcache.stat_progress
-IS 'work under way: catch-up in bytes of WAL, audit in keys of the server looked at, warm in rows; rate a second';
+IS 'work under way, or failed within the last hour: catch-up in bytes of WAL, audit in keys of the server looked at, warm in rows; rate a second';
 
 CREATE FUNCTION mlcache.stat_get_consistency(
 	OUT "window" interval, OUT checked bigint, OUT violations bigint,

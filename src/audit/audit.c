@@ -58,6 +58,8 @@ typedef struct Walk
 	char	   *pattern;
 	int64		looked_at;		/* names, as far as progress is concerned */
 	int64		total;
+	int64		rows_expected;	/* that are walked over */
+	int			restarts;		/* of the server, that progress knows of */
 	int			page;			/* names a step of the scan looks at */
 	MlcSeen		seen;			/* keys that have been compared by their rows */
 	MlcSeen    *l1_seen;		/* those whose line in L1 was, and is fresh */
@@ -276,7 +278,16 @@ adapt(Walk *walk, const Page *page)
 static void
 advance(Walk *walk, int names)
 {
-	int64		step = Min(names, walk->total - walk->looked_at);
+	int64		step;
+
+	/* the scan has begun again */
+	if (walk->restarts != walk->remote->restarts)
+	{
+		walk->restarts = walk->remote->restarts;
+		walk->total += walk->looked_at;
+		mlc_progress_total(walk->total + walk->rows_expected);
+	}
+	step = Min(names, walk->total - walk->looked_at);
 
 	if (step > 0)
 		mlc_progress_add(step);
@@ -553,7 +564,7 @@ audit_node(MlcAudit *audit, MlcRule *rule, MlcLink *server, MlcLink *link,
 	bool		keep;
 	bool		by_row;
 
-	mlc_remote_open(&remote, link);
+	mlc_remote_open(&remote, link, audit->timeout);
 	remote.compared = audit->compared;
 	begin_walk(&walk, audit, rule, &remote);
 	walk.server = server;
@@ -564,8 +575,8 @@ audit_node(MlcAudit *audit, MlcRule *rule, MlcLink *server, MlcLink *link,
 	mlc_seen_begin(&walk.seen);
 	keep = rule->action == MLC_OP_REPLICATE && rule->ttl == 0;
 	by_row = mlc_rows_can_walk(walk.rows) && (keep || rows_are_few(&walk));
-	mlc_progress_begin("audit", rule->relid, walk.total +
-					   (by_row ? mlc_rows_estimate(walk.rows) : 0));
+	walk.rows_expected = by_row ? mlc_rows_estimate(walk.rows) : 0;
+	mlc_progress_begin("audit", rule->relid, walk.total + walk.rows_expected);
 	if (by_row)
 		walk_rows(&walk, keep);
 	walk_cached(&walk);

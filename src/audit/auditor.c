@@ -268,7 +268,7 @@ compare_server(void *arg)
 	audit.sample = 1.0;
 	audit.timeout = Min(mlc_audit_timeout, TICK);
 	audit.report = log_finding;
-	mlc_remote_open(&remote, step->link);
+	mlc_remote_open(&remote, step->link, 0);
 	for (int i = 0; i < STEPS_MAX && audit.compared < rate; i++)
 	{
 		MlcRemotePage page;

@@ -393,6 +393,7 @@ settle_once(MlcSuspects *suspects)
 	Suspect    *list = suspects->list;
 	MlcCopy    *copies;
 	XLogRecPtr	position;
+	int			outages;
 
 	MemoryContextSwitchTo(round);
 	copies = palloc0(sizeof(MlcCopy) * n);
@@ -402,10 +403,15 @@ settle_once(MlcSuspects *suspects)
 		copies[i].kept = list[i].kept;
 	}
 	MLC_FAULT("audit-before-recheck");
+	outages = suspects->remote->outages;
 	suspects->reloaded = relay ? pg_atomic_read_u64(&relay->reloaded) : 0;
 	suspects->calm = relay != NULL && pg_atomic_read_u32(&relay->reloads) == 0;
 	pg_read_barrier();
 	read_again(suspects, copies, n);
+
+	/* what is to be loaded again may have been lost after we looked for it */
+	if (outages != suspects->remote->outages)
+		suspects->calm = false;
 
 	MLC_FAULT("audit-before-rows");
 	PushActiveSnapshot(GetLatestSnapshot());

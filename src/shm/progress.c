@@ -3,8 +3,9 @@
  * shm/progress.c
  *	  What long-running calls have done so far, for the view stat_progress.
  *
- * One slot a process, written by its owner only.  A call that fails leaves its
- * slot by the callback of the transaction's end, so nobody has to catch.
+ * One slot a process, written by its owner only.  A call that fails is marked
+ * by the callbacks of transactions and savepoints, so nobody has to catch; how
+ * far it came can still be seen a while.
  *
  * Locks: none; a reader may see a slot between two of its fields, which costs
  * a wrong number for a moment.
@@ -23,6 +24,7 @@
 #include "utils/timestamp.h"
 
 #define ACTIVITY_LEN 16
+#define KEPT (USECS_PER_HOUR)	/* what has failed */
 
 typedef struct Slot
 {
@@ -31,12 +33,14 @@ typedef struct Slot
 	Oid			relid;
 	char		activity[ACTIVITY_LEN];
 	TimestampTz began;
+	pg_atomic_uint64 failed;	/* when; 0: it goes on */
 	pg_atomic_uint64 done;
 	pg_atomic_uint64 total;
 } Slot;
 
 static Slot *slots = NULL;
 static Slot *mine = NULL;		/* while it is in use */
+static int	nest_level;			/* where it was begun */
 
 static Size
 slots_size(void)
@@ -54,6 +58,7 @@ attach(void *memory, bool found, LWLockPadded *locks)
 	for (int i = 0; i < MaxBackends; i++)
 	{
 		pg_atomic_init_u32(&slots[i].pid, 0);
+		pg_atomic_init_u64(&slots[i].failed, 0);
 		pg_atomic_init_u64(&slots[i].done, 0);
 		pg_atomic_init_u64(&slots[i].total, 0);
 	}
@@ -80,9 +85,30 @@ mlc_progress_end(void)
 }
 
 static void
+fail(void)
+{
+	if (mine)
+		pg_atomic_write_u64(&mine->failed, GetCurrentTimestamp());
+	mine = NULL;
+}
+
+static void
 at_transaction_end(XactEvent event, void *arg)
 {
-	mlc_progress_end();
+	if (event == XACT_EVENT_ABORT)
+		fail();
+	else if (event == XACT_EVENT_COMMIT)
+		mlc_progress_end();
+}
+
+/* Those of an audit itself are deeper. */
+static void
+at_savepoint_end(SubXactEvent event, SubTransactionId id,
+				 SubTransactionId parent, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB &&
+		GetCurrentTransactionNestLevel() <= nest_level)
+		fail();
 }
 
 void
@@ -93,16 +119,22 @@ mlc_progress_begin(const char *activity, Oid relid, int64 total)
 	if (slots == NULL)
 		return;
 	if (!registered)
+	{
 		RegisterXactCallback(at_transaction_end, NULL);
+		RegisterSubXactCallback(at_savepoint_end, NULL);
+	}
 	registered = true;
 
 	mlc_progress_end();
+	nest_level = GetCurrentTransactionNestLevel();
 	Assert(mlc_my_proc_number() < MaxBackends);
 	mine = &slots[mlc_my_proc_number()];
+	pg_atomic_write_u32(&mine->pid, 0);
 	mine->dbid = MyDatabaseId;
 	mine->relid = relid;
 	strlcpy(mine->activity, activity, ACTIVITY_LEN);
 	mine->began = GetCurrentTimestamp();
+	pg_atomic_write_u64(&mine->failed, 0);
 	pg_atomic_write_u64(&mine->done, 0);
 	pg_atomic_write_u64(&mine->total, total);
 	pg_write_barrier();
@@ -145,8 +177,11 @@ mlc_progress_list(MlcProgressRow **rows)
 		row->relid = slot->relid;
 		row->done = pg_atomic_read_u64(&slot->done);
 		row->total = pg_atomic_read_u64(&slot->total);
-		row->rate = row->done * 1e6 / Max(1, now - slot->began);
-		n++;
+		row->failed = pg_atomic_read_u64(&slot->failed);
+		row->rate = row->done * 1e6 /
+			Max(1, (row->failed ? row->failed : now) - slot->began);
+		if (row->failed == 0 || now - row->failed < KEPT)
+			n++;
 	}
 	return n;
 }

@@ -12,10 +12,11 @@
 
 #include "datatype/timestamp.h"
 
-/* One call under way, as others see it. */
+/* One call, under way or broken off, as others see it. */
 typedef struct MlcProgressRow
 {
 	int			pid;
+	TimestampTz failed;			/* when it broke off; 0: it is under way */
 	const char *activity;		/* a constant: "audit", "warm" */
 	Oid			relid;
 	int64		done;
@@ -28,7 +29,9 @@ extern void mlc_progress_init(void);
 
 /*
  * This process begins to work on a relation; shown until mlc_progress_end(),
- * or the end of the transaction or process, whatever comes first.  activity is
+ * or the end of the process.  Where the transaction, or savepoint, that it began
+ * in is rolled back before, it has failed, and is shown as that for an hour, or
+ * until the next one of this process or of a process in its place.  activity is
  * a constant.  One at a time: a second one takes the place of the first.
  */
 extern void mlc_progress_begin(const char *activity, Oid relid, int64 total);

@@ -35,11 +35,15 @@ PG_FUNCTION_INFO_V1(mlc_stat_get_consistency);
 
 #define ADMIN_ROLE "mlcache_admin"
 #define AUDIT_COLUMNS 8
+#define TOLD_MAX 8192			/* bytes of findings in an error's context */
 
 typedef struct Report
 {
 	ReturnSetInfo *rsinfo;
 	bool		repair;
+	const MlcAudit *audit;
+	char	   *table;
+	StringInfoData found;		/* the first of them, for an error's context */
 } Report;
 
 /* The owner of the table and mlcache_admin may audit; the latter may repair. */
@@ -137,6 +141,11 @@ put_finding(void *arg, const MlcFinding *finding)
 					 rule->action == MLC_OP_REFRESH ? MLC_OP_REFRESH :
 					 MLC_OP_INVALIDATE, finding->key, finding->keylen);
 
+	if (report->found.len < TOLD_MAX)
+		appendStringInfo(&report->found, "\n%.*s is %s on server %s",
+						 (int) finding->keylen, finding->key,
+						 mlc_verdict_name(finding->verdict), finding->server);
+
 	values[n++] = PointerGetDatum(cstring_to_text_with_len(finding->key,
 														   finding->keylen));
 	values[n++] = CStringGetTextDatum(mlc_verdict_name(finding->verdict));
@@ -159,8 +168,8 @@ put_finding(void *arg, const MlcFinding *finding)
 						 values, nulls);
 }
 
-static void
-say_counts(Oid relid, const MlcAudit *audit)
+static char *
+describe_counts(const MlcAudit *audit)
 {
 	StringInfoData list;
 	int64		compared = audit->unsettled;
@@ -174,10 +183,29 @@ say_counts(Oid relid, const MlcAudit *audit)
 			appendStringInfo(&list, "%s" INT64_FORMAT " %s", list.len > 0 ? ", " : "",
 							 audit->counts[i], mlc_verdict_name(i));
 	}
+	return psprintf(INT64_FORMAT " cached keys compared%s%s", compared,
+					list.len > 0 ? ": " : "", list.data);
+}
+
+/* Rows of a function that fails are lost: the error tells what was found. */
+static void
+tell_findings(void *arg)
+{
+	Report	   *report = arg;
+
+	errcontext("audit of \"%s\", not finished: %s%s%s", report->table,
+			   describe_counts(report->audit), report->found.data,
+			   report->found.len >= TOLD_MAX ? "\n..." : "");
+}
+
+static void
+say_counts(Report *report)
+{
+	const MlcAudit *audit = report->audit;
+
 	ereport(NOTICE,
-			(errmsg("audit of \"%s\": " INT64_FORMAT " cached keys compared%s%s",
-					get_rel_name(relid), compared,
-					list.len > 0 ? ": " : "", list.data)));
+			(errmsg("audit of \"%s\": %s", report->table,
+					describe_counts(audit))));
 	if (audit->unsettled > 0)
 		ereport(WARNING,
 				(errcode(ERRCODE_WARNING),
@@ -200,6 +228,7 @@ mlc_sql_audit(PG_FUNCTION_ARGS)
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	MlcAudit	audit;
 	Report		report;
+	ErrorContextCallback context;
 	Oid			relid;
 	List	   *rules;
 	ListCell   *lc;
@@ -220,8 +249,11 @@ mlc_sql_audit(PG_FUNCTION_ARGS)
 	audit.timeout = mlc_audit_timeout;
 	audit.report = put_finding;
 	audit.arg = &report;
+	memset(&report, 0, sizeof(report));
 	report.rsinfo = rsinfo;
 	report.repair = PG_GETARG_BOOL(2);
+	report.audit = &audit;
+	initStringInfo(&report.found);
 
 	rules = rules_of(relid);
 	check_rights(relid, report.repair);
@@ -231,9 +263,15 @@ mlc_sql_audit(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("table \"%s\" has no cache rules", get_rel_name(relid)),
 				 errhint("Attach one, or name the table that it is attached to; see mlcache.rules.")));
+	report.table = get_rel_name(relid);
+	context.callback = tell_findings;
+	context.arg = &report;
+	context.previous = error_context_stack;
+	error_context_stack = &context;
 	foreach(lc, rules)
 		mlc_audit_rule(&audit, lfirst(lc));
-	say_counts(relid, &audit);
+	error_context_stack = context.previous;
+	say_counts(&report);
 	return (Datum) 0;
 }
 
@@ -250,8 +288,8 @@ mlc_stat_get_progress(PG_FUNCTION_ARGS)
 	n = mlc_progress_list(&rows);
 	for (int i = 0; i < n; i++)
 	{
-		Datum		values[6];
-		bool		nulls[6] = {false};
+		Datum		values[8];
+		bool		nulls[8] = {false};
 
 		values[0] = Int32GetDatum(rows[i].pid);
 		values[1] = CStringGetTextDatum(rows[i].activity);
@@ -260,6 +298,9 @@ mlc_stat_get_progress(PG_FUNCTION_ARGS)
 		nulls[4] = rows[i].total == 0;
 		values[4] = Int64GetDatum(rows[i].total);
 		values[5] = Float8GetDatum(rows[i].rate);
+		values[6] = CStringGetTextDatum(rows[i].failed ? "failed" : "running");
+		nulls[7] = rows[i].failed == 0;
+		values[7] = TimestampTzGetDatum(rows[i].failed);
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;

@@ -39,13 +39,13 @@ $warmer->query_safe("SET mlcache.fault_points = 'get-before-load=wait'");
 $warmer->{stdin} .= "SELECT mlcache.warm('h');\n";
 $warmer->{run}->pump_nb;
 $t->wait_held('get-before-load');
-is($t->sql("SELECT activity, object, done, total FROM mlcache.stat_progress WHERE activity = 'warm'"),
+is($t->sql("SELECT activity, object, done, total FROM mlcache.stat_progress WHERE activity = 'warm' AND state = 'running'"),
 	'warm|h|0|250', 'it shows how far it is');
 is($t->sql("SET lock_timeout = '10s'; UPDATE h SET v = v + 1 WHERE id <= 3 RETURNING v"),
 	"2\n3\n4", 'a writer does not wait for it');
 $t->wait_applied;
 $t->sql("SELECT pg_cancel_backend($pid)");
-$t->wait_for('the cancel', sub { $t->sql("SELECT count(*) FROM mlcache.stat_progress WHERE activity = 'warm'") == 0 });
+$t->wait_for('the cancel', sub { $t->sql("SELECT count(*) FROM mlcache.stat_progress WHERE activity = 'warm' AND state = 'running'") == 0 });
 ok(1, 'it can be cancelled');
 $holder->quit;
 $warmer->{run}->kill_kill;
