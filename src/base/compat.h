@@ -96,6 +96,15 @@ mlc_json_is_valid(const char *text, size_t len)
 #define MLC_CHANGE_TUPLE(buf) ((buf) ? &(buf)->tuple : NULL)
 #endif
 
+/* PostgreSQL 16 calls a relation's file by other names. */
+#if PG_VERSION_NUM >= 160000
+#define MlcRelFile RelFileLocator
+#define MLC_REL_FILE_NUMBER(file) ((file).relNumber)
+#else
+#define MlcRelFile RelFileNode
+#define MLC_REL_FILE_NUMBER(file) ((file).relNode)
+#endif
+
 /* PostgreSQL 17 can flush a message that is not transactional, too. */
 #if PG_VERSION_NUM >= 170000
 #define MLC_LOG_MESSAGE(prefix, message, size, transactional) \

@@ -124,8 +124,7 @@ begin_cb(LogicalDecodingContext *ctx, ReorderBufferTXN *txn)
 	data->version.tli = mlc_decode_timeline(txn->final_lsn);
 	data->version.lsn = txn->end_lsn;
 	if (data->sink)
-		data->sink->begin(data->sink, txn->xid, data->version,
-						  txn->xact_time.commit_time);
+		data->sink->begin(data->sink, txn, data->version);
 }
 
 static void

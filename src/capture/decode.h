@@ -17,14 +17,17 @@
 #include "model/rule.h"
 #include "utils/timestamp.h"
 
+struct ReorderBufferTXN;
+
 /*
  * Where events go inside the relay.  Called under a historic snapshot: no
  * SPI, no waiting.  What the pointers reach is good during the call only.
  */
 typedef struct MlcSink
 {
-	void		(*begin) (struct MlcSink *sink, TransactionId xid,
-						  MlcVersion version, TimestampTz committed);
+	void		(*begin) (struct MlcSink *sink,
+						  const struct ReorderBufferTXN *txn,
+						  MlcVersion version);
 	void		(*event) (struct MlcSink *sink, const MlcEvent *event,
 						  const MlcRule *rule);
 	void		(*commit) (struct MlcSink *sink);

@@ -32,6 +32,8 @@ typedef struct MlcRelayRule
 	bool		invalidate;		/* its action, and all it does */
 	bool		refresh;
 	bool		replicate;		/* its events make entries */
+	bool		by_rows;		/* its values are those of the rows, and one
+								 * row gives a key */
 	int			nservers;		/* 0: all */
 	char	  **servers;
 	uint64		mask;			/* of targets; see mask_generation */

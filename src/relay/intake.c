@@ -11,6 +11,7 @@
  * mlcache.relay_work_mem they go to a spool on disk, and out at the end.  To
  * remove an entry twice does no harm, so removals of rules that do nothing
  * else are sent batch by batch while the transaction is still being decoded.
+ * So are values, where the transaction changes no row twice (once.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -19,9 +20,12 @@
 #include "base/fault.h"
 #include "base/guc.h"
 #include "model/key.h"
+#include "relay/once.h"
 #include "relay/relay.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
+
+#define POLL_EVENTS 256			/* from one look at the sockets to the next */
 
 static MlcRelayRule *
 make_rule(const MlcRule *rule)
@@ -61,6 +65,8 @@ make_rule(const MlcRule *rule)
 	entry->refresh = rule->action == MLC_OP_REFRESH;
 	entry->replicate = rule->action == MLC_OP_REPLICATE ||
 		rule->id == MLC_RULE_FREE;
+	entry->by_rows = rule->capture == MLC_CAPTURE_WAL &&
+		(rule->action == MLC_OP_UPDATE || rule->action == MLC_OP_REPLICATE);
 	entry->nservers = rule->nservers;
 	if (rule->nservers > 0)
 	{
@@ -102,25 +108,29 @@ mlc_intake_resolve_all(void)
 }
 
 static void
-sink_begin(MlcSink *sink, TransactionId xid, MlcVersion version,
-		   TimestampTz committed)
+sink_begin(MlcSink *sink, const ReorderBufferTXN *txn, MlcVersion version)
 {
 	mlc_relay->in_transaction = true;
-	mlc_relay->xid = xid;
+	mlc_relay->xid = txn->xid;
 	mlc_relay->version = version;
-	mlc_relay->committed = committed;
+	mlc_relay->committed = txn->xact_time.commit_time;
 	mlc_relay->had_events = false;
+	mlc_relay->once = mlc_once_holds(txn);
 	mlc_relay->must_wait = false;
 	mlc_relay->transactions++;
-	mlc_batch_add_xid(mlc_relay->current, xid);
+	mlc_batch_add_xid(mlc_relay->current, txn->xid);
 }
 
 /* May it be sent before the transaction's other events are known? */
 static bool
-is_plain_removal(MlcOp op, const MlcRelayRule *rule)
+is_final(MlcOp op, const MlcRelayRule *rule)
 {
-	return op == MLC_OP_INVALIDATE && rule->invalidate &&
-		!MLC_FAULT_SKIP("relay-stream");
+	bool		final = op == MLC_OP_INVALIDATE && rule->invalidate;
+
+	if (mlc_relay->once && rule->by_rows)
+		final = op == MLC_OP_UPDATE || op == MLC_OP_REPLICATE ||
+			op == MLC_OP_INVALIDATE;
+	return final && !MLC_FAULT_SKIP("relay-stream");
 }
 
 static void
@@ -130,7 +140,7 @@ move_to_spool(MlcBatch *batch)
 	{
 		MlcBatchEvent *event = &batch->events[i];
 
-		if (event->dead || is_plain_removal(event->op, event->rule) ||
+		if (event->dead || is_final(event->op, event->rule) ||
 			mlc_version_compare(event->version, mlc_relay->version) != 0)
 			continue;
 		mlc_spool_put(mlc_relay->spool, event->rule, event->op, event->key,
@@ -170,14 +180,25 @@ is_lost(const MlcEvent *event)
 	return mlc_fault_skip(name);
 }
 
+/* While a large transaction is decoded, Redis is to get what it has room for. */
+static void
+keep_sending(void)
+{
+	static uint32 nevents = 0;
+
+	if (mlc_relay->in_flight && ++nevents % POLL_EVENTS == 0)
+		mlc_flow_poll();
+}
+
 static void
 sink_event(MlcSink *sink, const MlcEvent *event, const MlcRule *rule)
 {
 	MlcRelayRule *target_rule = mlc_intake_rule(rule);
 	MlcBatch   *batch = mlc_relay->current;
-	bool		plain;
+	bool		final;
 
 	mlc_relay->had_events = true;
+	keep_sending();
 	if (is_lost(event))
 		return;
 
@@ -206,8 +227,8 @@ sink_event(MlcSink *sink, const MlcEvent *event, const MlcRule *rule)
 		mlc_batch_sweep(batch, target_rule, MLC_OP_FETCHED, event->key,
 						event->keylen, NULL, 0, mlc_relay->version);
 
-	plain = is_plain_removal(event->op, target_rule);
-	if (mlc_relay->spool && !plain)
+	final = is_final(event->op, target_rule);
+	if (mlc_relay->spool && !final)
 	{
 		mlc_spool_put(mlc_relay->spool, target_rule, event->op, event->key,
 					  event->keylen, event->payload, event->payloadlen);
@@ -227,12 +248,12 @@ sink_event(MlcSink *sink, const MlcEvent *event, const MlcRule *rule)
 				  event->payload, event->payloadlen, mlc_relay->version);
 	mlc_batch_committed(batch, mlc_relay->committed);
 
-	mlc_relay->must_wait |= !plain;
+	mlc_relay->must_wait |= !final;
 
 	if (mlc_relay->must_wait && mlc_relay->current->bytes + mlc_relay->weak->bytes >
 		(Size) mlc_relay_work_mem * 1024)
 		begin_spool();
-	if (plain && !mlc_relay->must_wait &&
+	if (final && !mlc_relay->must_wait &&
 		(mlc_batch_is_full(mlc_relay->current) ||
 		 mlc_batch_is_full(mlc_relay->weak)))
 		mlc_flow_stream();

@@ -53,6 +53,7 @@ typedef struct MlcRelay
 	MlcVersion	version;		/* of the transaction at hand */
 	TimestampTz committed;
 	bool		had_events;
+	bool		once;			/* its values are the last of their rows */
 	bool		must_wait;		/* it has events of which the last of a key
 								 * counts, and they are not in a spool */
 	MlcVersion	position;		/* decoded and visible */
@@ -113,7 +114,7 @@ extern void mlc_flow_dispatch(void);
 
 /*
  * Sends the current batch in the middle of a transaction, of which it holds
- * removals only.  Called while decoding; waits for the transaction to be
+ * what need not wait.  Called while decoding; waits for the transaction to be
  * visible and for Redis, as a walsender waits for its socket there.
  */
 extern void mlc_flow_stream(void);

@@ -23,6 +23,7 @@
 #include "base/guc.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "relay/once.h"
 #include "relay/relay.h"
 #include "relay/slot.h"
 #include "replication/decode.h"
@@ -198,6 +199,7 @@ mlc_slot_rewind(MlcSink *sink, XLogRecPtr start)
 	if (decoding)
 		FreeDecodingContext(decoding);
 	decoding = NULL;
+	mlc_once_forget();
 
 	start = Max(start, mlc_slot_confirmed());
 	mlc_decode_sink = sink;
@@ -246,7 +248,9 @@ mlc_slot_read(void)
 	{
 		pg_atomic_write_u64(&mlc_relay->shared->decoding,
 							decoding->reader->ReadRecPtr);
+		mlc_once_see(decoding->reader);
 		LogicalDecodingProcessRecord(decoding, decoding->reader);
+		mlc_once_seen(decoding->reader);
 		pg_atomic_write_u64(&mlc_relay->shared->decoding, 0);
 		positioned = true;
 	}

@@ -86,7 +86,7 @@ for my $skip (0, 1)
 				  . "SELECT lpad(to_hex((confirmed_flush_lsn - '0/0')::bigint), 16, '0') >= '$before'"
 				  . ' FROM pg_replication_slots') eq 't';
 		});
-	$t->set_conf("$window\nmlcache.fault_points = 'relay-weak-due=skip'");
+	$t->set_conf("$window\nmlcache.fault_points = 'relay-weak-due=skip,relay-stream=skip'");
 	$t->wait_applied;
 	$t->sql('UPDATE w SET n = n + 1 WHERE id = 2400');
 	$t->sql("UPDATE r SET n = 1 WHERE id = $id");

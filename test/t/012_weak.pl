@@ -112,7 +112,7 @@ for my $n (1 .. 5)
 }
 kill 'CONT', $writer;
 
-# ---------- a weak change before a large transaction that removes the row ----------
+# ---------- a weak change before a large transaction, by way of the disk, that removes the row ----------
 
 $t->sql("CREATE TABLE wr (id int PRIMARY KEY, pad text);"
 	  . "SELECT mlcache.attach('wr', key => 'wr:{id}', action => 'replicate', consistency => 'weak');");
@@ -122,7 +122,7 @@ $t->wait_applied;
 for my $skip (0, 1)
 {
 	$t->write_fault("mlcache.relay_work_mem = '1MB'\n"
-		  . ($skip ? "mlcache.fault_points = 'relay-weak-order=skip'\n" : ''));
+		  . "mlcache.fault_points = 'relay-stream=skip" . ($skip ? ',relay-weak-order=skip' : '') . "'\n");
 	$t->sql("DELETE FROM wr; INSERT INTO wr SELECT g, '' FROM generate_series(1, 10) g");
 	$t->wait_applied;
 	$t->sql("UPDATE wr SET pad = 'old' WHERE id <= 10");
