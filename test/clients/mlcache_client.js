@@ -3,6 +3,7 @@
 //
 //     const cache = new MlcacheClient(command, load, { ttl: 300000 });
 //     await cache.get('product:42');      // Buffer, or null where there is no such row
+//     await cache.get('front:shoes', ['search', 'shoes']);     // a key of no rule, with tags
 //
 // command(...args) sends one command to Redis and resolves to its reply, bulk
 // strings as Buffers.  With ioredis it is (...args) => redis.callBuffer(...args);
@@ -15,17 +16,17 @@ const { setTimeout: sleep } = require('node:timers/promises');
 
 class MlcacheClient {
   // Times in ms.  ttl 0: until it changes.  lease: longer than load takes.
-  // patience: how long to wait for somebody else's load.  namespace: needed only
-  // where several databases share the Redis.
+  // patience: how long to wait for somebody else's load.  namespace: needed for tags,
+  // and where several databases share the Redis.
   constructor(command, load, { ttl = 0, negativeTtl = 60000, lease = 5000, patience = 1000,
     namespace } = {}) {
     Object.assign(this, { command, load, ttl, negativeTtl, lease, patience });
     this.namespace = namespace ? [namespace] : [];
   }
 
-  async get(key) {
+  async get(key, tags = []) {
     const token = randomBytes(9).toString('base64url'); // a new one for every read
-    const [kind, ...answer] = await this.ask(key, token);
+    const [kind, ...answer] = await this.ask(key, tags, token);
     if (kind === 'hit') return answer[0];
     if (kind === 'absent') return null;
 
@@ -34,13 +35,24 @@ class MlcacheClient {
     return payload === null ? null : Buffer.from(payload);
   }
 
+  index(tag) {
+    return `mlc:tag:${this.namespace[0]}:t:` + tag.replace(/[{}%]/g, (char) =>
+      '%' + char.charCodeAt(0).toString(16).toUpperCase());
+  }
+
+  question(key, tags, token) {
+    if (tags.length === 0) return ['mlc_get', 1, key, token, this.lease, ...this.namespace];
+    return ['mlc_get_tagged', 1 + tags.length, key, ...tags.map((tag) => this.index(tag)),
+      token, this.lease, ...this.namespace, this.ttl];
+  }
+
   // mlc_get; waits while somebody else loads, but not for ever.
-  async ask(key, token) {
+  async ask(key, tags, token) {
     const giveUp = Date.now() + this.patience;
     for (let pause = 1; ; pause = Math.min(pause * 2, 50)) {
       let answer;
       try {
-        answer = await this.command('FCALL', 'mlc_get', 1, key, token, this.lease, ...this.namespace);
+        answer = await this.command('FCALL', ...this.question(key, tags, token));
       } catch (error) {
         if (error.message.startsWith('MLC')) throw error; // the call is wrong
         return ['unreachable']; // a read never fails because a cache is down

@@ -1,7 +1,7 @@
 'use strict';
 // For the tests: reads what stdin asks for, through mlcache_client.js, rows by psql.
 //
-// In:  {"id": 1, "get": "product:42"}, with "hold": true to stop in the loader, after
+// In:  {"id": 1, "get": "product:42", "tags": []}, with "hold": true to stop in the loader, after
 //      the row has been read, until {"go": 1} names the request.
 // Out: {"id": 1, "loaded": true} in the loader, then {"id": 1, "value": text or null}.
 const { execFile } = require('node:child_process');
@@ -23,7 +23,7 @@ async function row(key) {
 }
 
 // A connection for each request: they must be able to race.
-async function answer({ id, get, hold }) {
+async function answer({ id, get, tags, hold }) {
   const command = connect({ path: socket });
   const load = async (key) => {
     const found = await row(key);
@@ -33,7 +33,7 @@ async function answer({ id, get, hold }) {
     return found;
   };
   try {
-    const value = await new MlcacheClient(command, load, JSON.parse(options)).get(get);
+    const value = await new MlcacheClient(command, load, JSON.parse(options)).get(get, tags);
     say({ id, value: value === null ? null : value.toString() });
   } catch (error) {
     say({ id, error: error.message });

@@ -28,6 +28,8 @@ TABLES = {"product": "invalidate", "item": "update"}    # and the action of the 
 # the row and the version in one statement: one snapshot, taken before both
 LOADERS = {table: "SELECT (SELECT row_to_json(t)::text FROM %s t WHERE id = %%s), "
                   "mlcache.fill_version()" % table for table in TABLES}
+# a key of no rule, made of a row of product
+LOADERS["page"] = LOADERS["product"]
 
 
 class Read:
@@ -60,9 +62,10 @@ class PythonReader:
     def client(self, load):
         return MlcacheClient(redis.Redis(unix_socket_path=self.socket), load,
                              ttl=OPTIONS["ttl"], negative_ttl=OPTIONS["negativeTtl"],
-                             lease=OPTIONS["lease"], patience=OPTIONS["patience"])
+                             lease=OPTIONS["lease"], patience=OPTIONS["patience"],
+                             namespace=OPTIONS["namespace"])
 
-    def start(self, key, hold=False):
+    def start(self, key, tags=(), hold=False):
         read = Read()
 
         def load(key):
@@ -81,7 +84,7 @@ class PythonReader:
 
         def run():
             try:
-                value = self.client(load).get(key)
+                value = self.client(load).get(key, tags)
                 read.value = None if value is None else value.decode()
             except Exception as error:              # handed to the test
                 read.error = repr(error)
@@ -102,7 +105,7 @@ class NaiveReader(PythonReader):
         def __init__(self, r, load):
             self.redis, self.load = r, load
 
-        def get(self, key):
+        def get(self, key, tags):
             value = self.redis.get(key)
             if value is None:
                 value = self.load(key)[0].encode()
@@ -139,10 +142,10 @@ class NodeReader:
         self.process.stdin.write(json.dumps(message) + "\n")
         self.process.stdin.flush()
 
-    def start(self, key, hold=False):
+    def start(self, key, tags=(), hold=False):
         number = next(self.numbers)
         read = self.reads[number] = Read()
-        self.say({"id": number, "get": key, "hold": hold})
+        self.say({"id": number, "get": key, "tags": list(tags), "hold": hold})
         if hold:
             def let_go():
                 read.go.wait(PATIENCE)
@@ -163,8 +166,8 @@ def wait_until(condition):
         time.sleep(0.01)
 
 
-class Scenarios:
-    """Mixed into a TestCase for each reader."""
+class Base:
+    """What the scenarios have in common."""
     keys = itertools.count(1)
     table = "product"
 
@@ -208,6 +211,44 @@ class Scenarios:
         read = self.reader.start(self.key)
         value = read.result()
         return (json.loads(value)["name"] if value is not None else None, read.loaded.is_set())
+
+    def asked(self, n):
+        """Have n more mlc_get been answered than when this was asked first?"""
+        stats = self.r.info("commandstats")["cmdstat_fcall"]["calls"]
+        if not hasattr(self, "calls"):
+            self.calls = stats
+        return stats >= self.calls + n
+
+    def race(self):
+        floor, wrong, seen = [0], [], []
+        stop = threading.Event()
+
+        def read():
+            while not stop.is_set():
+                least = floor[0]
+                name = int(self.get()[0])
+                seen.append(name)
+                if name < least:
+                    wrong.append((name, least))
+
+        threads = [threading.Thread(target=read) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        try:
+            give_up = time.monotonic() + PATIENCE
+            while floor[0] < 50 or len(set(seen)) < 10:
+                assert time.monotonic() < give_up, seen
+                self.update(str(floor[0] + 1))
+                floor[0] += 1
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join(PATIENCE)
+        self.assertEqual(wrong, [])
+
+
+class Scenarios(Base):
+    """Mixed into a TestCase for each reader."""
 
     def test_hit(self):
         self.insert()
@@ -265,13 +306,6 @@ class Scenarios:
             self.assertEqual(json.loads(read.result())["name"], "old")
             self.assertFalse(read.loaded.is_set())
 
-    def asked(self, n):
-        """Have n more mlc_get been answered than when this was asked first?"""
-        stats = self.r.info("commandstats")["cmdstat_fcall"]["calls"]
-        if not hasattr(self, "calls"):
-            self.calls = stats
-        return stats >= self.calls + n
-
     def test_patience_ends(self):
         """Somebody has the lease and never fills: read the row, fill nothing."""
         self.insert()
@@ -306,31 +340,73 @@ class Scenarios:
     def test_never_older_than_applied(self):
         """Readers race a writer; none may see less than was applied before it asked."""
         self.insert("0")
-        floor, wrong, seen = [0], [], []
-        stop = threading.Event()
+        self.race()
 
-        def read():
-            while not stop.is_set():
-                least = floor[0]
-                name = int(self.get()[0])
-                seen.append(name)
-                if name < least:
-                    wrong.append((name, least))
 
-        threads = [threading.Thread(target=read) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        try:
-            give_up = time.monotonic() + PATIENCE
-            while floor[0] < 50 or len(set(seen)) < 10:
-                assert time.monotonic() < give_up, seen
-                self.update(str(floor[0] + 1))
-                floor[0] += 1
-        finally:
-            stop.set()
-            for thread in threads:
-                thread.join(PATIENCE)
-        self.assertEqual(wrong, [])
+class Tags(Base):
+    """Keys of no rule: nothing removes them but their tags."""
+    tags = ("front", "{odd}%", "pages")     # of the last is a rule by tag
+
+    def setUp(self):
+        super().setUp()
+        self.page = "page:%d" % self.id
+        self.sql("INSERT INTO product VALUES (%s, 'old')", self.id)
+        self.applied()
+
+    def start(self, hold=False):
+        return self.reader.start(self.page, self.tags, hold)
+
+    def get(self):
+        read = self.start()
+        return json.loads(read.result())["name"], read.loaded.is_set()
+
+    def untag(self, tag):
+        self.sql("SELECT mlcache.invalidate_tag(%s)", tag)
+        self.applied()
+
+    def test_hit(self):
+        self.assertEqual(self.get(), ("old", True))
+        self.assertEqual(self.get(), ("old", False))
+        # and in SQL, from L1 the second time
+        for source in ("L2", "L1"):
+            self.assertEqual(json.loads(self.sql("SELECT mlcache.get(%s)", self.page)[0][0])["name"], "old")
+            self.assertEqual(self.sql("SELECT source FROM mlcache.last_read()")[0][0], source)
+        self.untag("front")
+        self.assertIsNone(self.sql("SELECT mlcache.get(%s)", self.page)[0][0])
+
+    def test_each_tag(self):
+        for tag in self.tags:
+            self.get()
+            self.assertEqual(self.get(), ("old", False))
+            self.untag(tag)
+            self.assertIsNone(self.r.get(self.page))
+
+    def test_other_tag(self):
+        self.get()
+        self.untag("of others")
+        self.assertEqual(self.get(), ("old", False))
+
+    def test_change(self):
+        """The table has a rule by tag."""
+        self.get()
+        self.update()
+        self.assertEqual(self.get(), ("new", True))
+
+    def test_invalidated_between_lease_and_fill(self):
+        read = self.start(hold=True).in_loader()
+        self.untag("{odd}%")
+        read.result()
+        self.assertIsNone(self.r.get(self.page))
+
+    def test_change_while_loading(self):
+        read = self.start(hold=True).in_loader()
+        self.update()
+        self.assertEqual(json.loads(read.result())["name"], "old")
+        self.assertEqual(self.get(), ("new", True))
+
+    def test_never_older_than_applied(self):
+        self.update("0")
+        self.race()
 
 
 class Python(Scenarios, unittest.TestCase):
@@ -350,8 +426,21 @@ class NodeUpdate(Node):
 
 
 
+class PythonTags(Tags, unittest.TestCase):
+    reader_class = PythonReader
+
+
+class NodeTags(Tags, unittest.TestCase):
+    reader_class = NodeReader
+
+
 class Naive(Scenarios, unittest.TestCase):
     reader_class = NaiveReader
+
+
+class Untagged(PythonTags):
+    """Asks without tags, and so is not found."""
+    tags = ()
 
 
 def prepare():
@@ -365,6 +454,7 @@ def prepare():
             cursor.execute("CREATE TABLE %s (id int PRIMARY KEY, name text NOT NULL)" % table)
             cursor.execute("SELECT mlcache.attach(%s, key => %s, action => %s)",
                            (table, table + ":{id}", action))
+        cursor.execute("SELECT mlcache.attach('product', tag => 'pages')")
 
         def armed():
             cursor.execute("SELECT state FROM mlcache.stat_servers")
@@ -384,21 +474,24 @@ def main():
     global SOCKET, NAMESPACE
     SOCKET = os.environ["MLC_REDIS_SOCKET"]
     prepare()
-    NAMESPACE = namespace()
+    OPTIONS["namespace"] = NAMESPACE = namespace()
 
     tests = unittest.TestSuite()
-    for case in (Python, PythonUpdate, Node, NodeUpdate):
+    for case in (Python, PythonUpdate, PythonTags, Node, NodeUpdate, NodeTags):
         tests.addTests(unittest.defaultTestLoader.loadTestsFromTestCase(case))
     result = unittest.TextTestRunner(stream=sys.stdout, verbosity=2).run(tests)
     failed = len(result.failures) + len(result.errors)
     passed = result.testsRun - failed
 
     # cache-aside must be seen to fail where it is wrong, and there only
-    for name, good in (("test_hit", True), ("test_change_while_loading", False)):
+    for case, name, good in ((Naive, "test_hit", True), (Naive, "test_change_while_loading", False),
+                             (Untagged, "test_other_tag", True), (Untagged, "test_change", False),
+                             (Untagged, "test_change_while_loading", False),
+                             (Untagged, "test_invalidated_between_lease_and_fill", False)):
         result = unittest.TestResult()
-        unittest.TestSuite([Naive(name)]).run(result)
+        unittest.TestSuite([case(name)]).run(result)
         as_told = result.wasSuccessful() == good
-        print("naive reader, %s: %s ... %s" % (name, "passes" if result.wasSuccessful() else "fails",
+        print("%s reader, %s: %s ... %s" % (case.__name__.lower(), name, "passes" if result.wasSuccessful() else "fails",
                                                "ok" if as_told else "NOT AS EXPECTED"))
         passed += as_told
         failed += not as_told
