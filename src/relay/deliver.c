@@ -25,6 +25,7 @@
 
 #define UNLINK_KEYS 256			/* entries a command; as many guards */
 #define APPLY_KEYS 64			/* entries a scripted call */
+#define NODE_KINDS 4			/* calls to a master laid out at once */
 #define SEND_BYTES (64 * 1024)	/* sent while the rest is still laid out */
 #define STREAM "mlc:events"
 #define OOM_PAUSE 1000			/* ms without values once Redis was full */
@@ -337,25 +338,30 @@ flush_node_removals(MlcTarget *target, Values *removals)
 static void
 flush_node_values(MlcTarget *target, Values *values)
 {
-	char		versions[APPLY_KEYS][MLC_VERSION_LEN + 1];
+	char		versions[APPLY_KEYS * MLC_VERSION_LEN + 1];
+	bool		one_version;
 
 	if (values->n == 0)
 		return;
+	(void) are_alike(values, &one_version);
+	for (int i = 0; i < values->n; i++)
+		mlc_version_print(values->events[i]->version,
+						  versions + i * MLC_VERSION_LEN);
 	mlc_command_reset(&values->cmd);
 	mlc_command_add(&values->cmd, "FCALL", 5);
 	mlc_command_add(&values->cmd, "mlc_deliver", 11);
 	mlc_command_add(&values->cmd, "0", 1);
 	mlc_command_add_cstr(&values->cmd, target->ns);
 	mlc_command_add_cstr(&values->cmd, target->nonce);
+	mlc_command_add(&values->cmd, apply_op(values->events[0]), 1);
+	mlc_command_add_int(&values->cmd, values->events[0]->rule->ttl);
+	mlc_command_add(&values->cmd, versions,
+					MLC_VERSION_LEN * (one_version ? 1 : values->n));
 	for (int i = 0; i < values->n; i++)
 	{
 		MlcBatchEvent *event = values->events[i];
 
-		mlc_version_print(event->version, versions[i]);
 		mlc_command_add(&values->cmd, event->key, event->keylen);
-		mlc_command_add(&values->cmd, apply_op(event), 1);
-		mlc_command_add(&values->cmd, versions[i], MLC_VERSION_LEN);
-		mlc_command_add_int(&values->cmd, event->rule->ttl);
 		mlc_command_add(&values->cmd, event->payload ? event->payload : "",
 						event->payloadlen);
 		remember_sent(target, event);
@@ -363,6 +369,27 @@ flush_node_values(MlcTarget *target, Values *values)
 	mlc_command_append(&values->cmd, target->conn);
 	expect_events(target, MLC_EXPECT_DELIVER, values->n);
 	values->n = 0;
+}
+
+/* Where an event goes: a call is for one op and one time to live. */
+static Values *
+values_like(MlcTarget *target, Values *kinds, MlcBatchEvent *event)
+{
+	Values	   *fullest = kinds;
+
+	for (int i = 0; i < NODE_KINDS; i++)
+	{
+		MlcBatchEvent *first = kinds[i].events[0];
+
+		if (kinds[i].n == 0 ||
+			(*apply_op(first) == *apply_op(event) &&
+			 first->rule->ttl == event->rule->ttl))
+			return &kinds[i];
+		if (kinds[i].n > fullest->n)
+			fullest = &kinds[i];
+	}
+	flush_node_values(target, fullest);
+	return fullest;
 }
 
 static void
@@ -508,12 +535,13 @@ is_scripted(MlcBatchEvent *event)
 static void
 append_node_events(MlcTarget *target, MlcBatch *batch, bool oom, bool *held_back)
 {
-	Values	   *values = palloc0(sizeof(Values));
+	Values	   *kinds = palloc0(sizeof(Values) * NODE_KINDS);
 	Values	   *strong_removals = palloc0(sizeof(Values));
 	MlcCommand	removal;
 	StringInfoData guard;
 
-	mlc_command_init(&values->cmd);
+	for (int i = 0; i < NODE_KINDS; i++)
+		mlc_command_init(&kinds[i].cmd);
 	mlc_command_init(&strong_removals->cmd);
 	mlc_command_init(&removal);
 	initStringInfo(&guard);
@@ -522,30 +550,30 @@ append_node_events(MlcTarget *target, MlcBatch *batch, bool oom, bool *held_back
 		MlcBatchEvent *event = &batch->events[i];
 		Values	   *under_way;
 
-		if (event->dead || !mlc_target_concerns(target, event->rule, event->version) ||
-			!mlc_group_owns_event(target, event))
+		if (event->dead || !mlc_group_owns_event(target, event) ||
+			!mlc_target_concerns(target, event->rule, event->version))
 			continue;
 		if (oom && event->op == MLC_OP_REPLICATE)
 			*held_back = true;
 		if (is_scripted(event) && !oom)
-			under_way = values;
+		{
+			under_way = values_like(target, kinds, event);
+			under_way->events[under_way->n++] = event;
+			if (under_way->n == APPLY_KEYS)
+				flush_node_values(target, under_way);
+		}
 		else if (event->rule->consistency == MLC_STRONG &&
 				 !MLC_FAULT_SKIP("relay-marks-stay"))
-			under_way = strong_removals;
-		else
 		{
-			append_removal(target, event, &removal, &guard);
-			continue;
+			strong_removals->events[strong_removals->n++] = event;
+			if (strong_removals->n == APPLY_KEYS)
+				flush_node_removals(target, strong_removals);
 		}
-		under_way->events[under_way->n++] = event;
-		if (under_way->n < APPLY_KEYS)
-			continue;
-		if (under_way == values)
-			flush_node_values(target, values);
 		else
-			flush_node_removals(target, strong_removals);
+			append_removal(target, event, &removal, &guard);
 	}
-	flush_node_values(target, values);
+	for (int i = 0; i < NODE_KINDS; i++)
+		flush_node_values(target, &kinds[i]);
 	flush_node_removals(target, strong_removals);
 }
 
@@ -800,6 +828,7 @@ mlc_target_poll(MlcTarget *target)
 {
 	static MemoryContext context = NULL;
 	MemoryContext old;
+	int			before = target->expect_next;
 
 	if (!mlc_target_is_live(target))
 		return false;
@@ -831,8 +860,9 @@ mlc_target_poll(MlcTarget *target)
 			break;
 		}
 		target->expect_next++;
-		target->sent_at = GetCurrentTimestamp();
 	}
+	if (target->expect_next > before)
+		target->sent_at = GetCurrentTimestamp();
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(context);
 

@@ -139,10 +139,10 @@ set_value(MlcGroup *group, MlcBatchEvent *event)
 		mlc_command_add_cstr(&cmd, "0");
 		mlc_command_add_cstr(&cmd, target->ns);
 		mlc_command_add_cstr(&cmd, target->nonce);
-		mlc_command_add(&cmd, event->key, event->keylen);
 		mlc_command_add_cstr(&cmd, "r");
-		mlc_command_add_cstr(&cmd, version);
 		mlc_command_add_int(&cmd, event->rule->ttl);
+		mlc_command_add_cstr(&cmd, version);
+		mlc_command_add(&cmd, event->key, event->keylen);
 		mlc_command_add(&cmd, event->payload, event->payloadlen);
 		reply = mlc_command_call(&cmd, target->conn);
 		if (!mlc_target_good(target, reply, "mlc_deliver"))

@@ -24,7 +24,7 @@ def V(lsn, timeline=1):
 
 def library_text():
     text = ""
-    for name in ("mlcache.lua", "lock.lua", "tag.lua"):    # as the Makefile puts them together
+    for name in ("mlcache.lua", "cluster.lua", "lock.lua", "tag.lua"):    # as the Makefile puts them together
         with open(os.path.join(LUA, name), encoding="utf-8") as f:
             text += f.read()
     return text

@@ -149,7 +149,7 @@ class Cluster(OwnServer):
     """One node with all slots: commands must stay within a slot, but the state
     of the namespace and the entries need not share one."""
     tcp = True
-    options = ("--cluster-enabled", "yes")
+    options = ("--cluster-enabled", "yes", "--cluster-require-full-coverage", "no")
 
     def setUp(self):
         self.server = self.start()
@@ -183,6 +183,84 @@ class Cluster(OwnServer):
         keys = ["{t}%d" % i for i in range(64)]
         self.assertEqual(self.apply(*[("r", k, 120) for k in keys], ns="db{tag}"), [64, 0, 0])
         self.assertEqual(self.apply(*[("u", k, 121) for k in keys], ns="db{tag}"), [64, 0, 0])
+
+    def deliver(self, op, version, *pairs, ttl=0, nonce="n1"):
+        versions = version if isinstance(version, str) else V(version)
+        return self.fcall("mlc_deliver", [], "db{tag}", nonce, op, ttl, versions,
+                          *[word for pair in pairs for word in pair])
+
+    def give_away(self, key):
+        """The slot of the key is nobody's from now on."""
+        self.r.execute_command("CLUSTER", "DELSLOTS",
+                               self.r.execute_command("CLUSTER", "KEYSLOT", key))
+
+    def test_deliver(self):
+        keys = ["k%d" % i for i in range(64)]
+        self.assertEqual(self.deliver("r", 120, *[(k, "x") for k in keys]), [64, 0, 0])
+        self.assertEqual(self.deliver("u", "".join(V(121 + i) for i in range(64)),
+                                      *[(k, "y" + k) for k in keys]), [64, 0, 0])
+        for i, k in enumerate(keys):
+            self.assertEqual(self.r.get(k), b"y" + k.encode())
+            self.assertEqual(self.bounds(k), (V(121 + i), V(121 + i)))
+        # older, evicted, and not there at all
+        self.r.delete("k63")
+        self.assertEqual(self.deliver("u", 150, ("k60", "z"), ("k63", "z"), ("j", "z"), ("k0", "z")),
+                         [1, 3, 0])
+        self.assertEqual(self.r.mget("k60")[0], b"yk60")
+        self.assertEqual(self.r.exists("k63", ) + self.r.exists("j"), 0)
+        self.assertEqual(self.deliver("r", 200, ("j{a}", "z"), ("k1", "z"), ttl=60000), [2, 0, 0])
+        self.assertGreater(self.r.pttl("k1"), 50000)
+        self.assertGreater(self.r.pttl("mlc:j{a}"), 50000)
+        self.assertEqual(self.deliver("i", 201, ("k1", ""), ("k2", "")), [0, 0, 2])
+        self.assertEqual(self.r.exists("k1") + self.r.exists("mlc:{k2}"), 0)
+        # what is no guard of ours is in nobody's way
+        self.r.delete("mlc:{k3}")
+        self.r.hset("mlc:{k3}", "a", "b")
+        self.assertEqual(self.deliver("r", 202, ("k3", "z")), [1, 0, 0])
+
+    def test_deliver_to_marks(self):
+        self.quarantine("o1", "k", ns="db{tag}")
+        self.assertEqual(self.deliver("r", 150, ("k", "x"), ("j", "x")), [1, 0, 1])
+        self.assertEqual(list(self.marks("k")), ["o1"])
+        self.assertEqual(self.r.exists("k"), 0)
+
+    def test_deliver_between_the_bounds(self):
+        self.get("k")
+        self.fill("k", lo=100, hi=150)
+        self.assertEqual(self.deliver("r", 120, ("k", "x")), [0, 0, 1])
+        self.assertEqual(self.r.exists("k"), 0)
+
+    def test_deliver_to_a_slot_that_is_not_here(self):
+        for op in "uri":
+            self.give_away("gone")
+            self.assertEqual(self.deliver(op, 120, ("here", "x"), ("gone", "x"))[3:], [2])
+            self.r.execute_command("CLUSTER", "ADDSLOTS",
+                                   self.r.execute_command("CLUSTER", "KEYSLOT", "gone"))
+            self.assertEqual(self.r.exists("gone"), 0)
+
+    def test_deliver_refuses(self):
+        self.refuses("MLCNONCE", "mlc_deliver", [], "db{tag}", "n2", "r", 0, V(120), "k", "x")
+        for args in (("r", 0, V(120)), ("r", 0, V(120), "k"), ("r", 0, V(120) * 2, "k", "x"),
+                     ("x", 0, V(120), "k", "x"), ("r", "a", V(120), "k", "x"),
+                     ("r", 0, "g" * 24, "k", "x"), ("r", 0, V(120), "mlc:k", "x")):
+            self.refuses("MLCARG", "mlc_deliver", [], "db{tag}", "n1", *args)
+
+    def test_remove(self):
+        for key in ("a", "b", "x{y}z"):
+            self.cache(key)
+        self.get("leased")
+        self.quarantine("o1", "marked", ns="db{tag}")
+        self.r.set("bare", "x")
+        self.assertEqual(self.fcall("mlc_remove", [], "db{tag}", "", "a", "x{y}z", "leased",
+                                    "marked", "bare", "none"), [0, 0, 6])
+        self.assertEqual(self.r.exists("a") + self.r.exists("mlc:{a}") + self.r.exists("bare") +
+                         self.r.exists("x{y}z") + self.r.exists("mlc:{leased}"), 0)
+        self.assertEqual(list(self.marks("marked")), ["o1"])
+        self.assertEqual(self.r.exists("b"), 1)
+        self.assertEqual(self.fcall("mlc_remove", [], "db{tag}", "o1", "marked"), [0, 0, 1])
+        self.assertEqual(self.r.exists("mlc:{marked}"), 0)
+        self.give_away("b")
+        self.assertEqual(self.fcall("mlc_remove", [], "db{tag}", "", "a", "b"), [0, 0, 1, 2])
 
 
 class Danish(OwnServer):

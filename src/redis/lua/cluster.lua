@@ -52,20 +52,16 @@ local function mlc_replace(keys, args)
 	return 1
 end
 
--- What is to be of one key; false when it is not here, or on its way.
-local function deliver(key, op, version, ttl, payload, applied, now)
-	local name = guard_name(key)
-	local texts = redis.pcall('MGET', name)
-	if texts.err then
-		return false
+-- What is to be of one key, whose guard has been asked for; false when it is
+-- not here, or on its way.
+local function deliver(key, name, found, op, version, ttl, payload, applied, now)
+	if type(found) == 'table' then
+		if not find(found.err, 'WRONGTYPE', 1, true) then
+			return false
+		end
+		found = false			-- no guard of ours
 	end
-	local text = texts[1]
-	local action, guard, probe = 'set', nil, op == 'u'
-	-- the usual case, as in mlc_apply: newer than what is there
-	if not (op ~= 'i' and text and #text == PLAIN_ENTRY_LEN and text_sorts and
-		byte(text) ~= BAR and sub(text, 26, 49) < version) then
-		action, guard, probe = decide(op, '', version, text, applied, now)
-	end
+	local action, guard, probe = decide(op, '', version, found, applied, now)
 	if action == 'set' and probe then
 		local there = redis.pcall('EXISTS', key)
 		if there ~= 1 and there ~= 0 then
@@ -75,7 +71,7 @@ local function deliver(key, op, version, ttl, payload, applied, now)
 		end
 	end
 
-	local entry = version .. '|' .. version .. '||||||'
+	local entry = entry_text(version, version, false)
 	local done
 	if action == 'set' and ttl == 0 then
 		done = redis.pcall('MSET', key, payload, name, entry)
@@ -96,47 +92,87 @@ local function deliver(key, op, version, ttl, payload, applied, now)
 	return not (type(done) == 'table' and done.err) and action
 end
 
--- 0 keys; ns, nonce, then for each key: key, op, version, ttl (ms, 0 = none),
--- payload -> {set, skipped, deleted, number...}: mlc_apply for keys of several
--- slots, one by one.  The numbers, from 1, are those of keys that are not here.
+-- 0 keys; ns, nonce, op, ttl (ms, 0 = none), version, or one for each key, then
+-- for each key: key, payload -> {set, skipped, deleted, number...}: mlc_apply
+-- for keys of several slots, one by one.  The numbers, from 1, are those of keys
+-- that are not here.
+--
+-- As there, the usual case is settled in the loop: newer than what is there, in
+-- two commands, or three where the entry must be there.
 local function mlc_deliver(keys, args)
 	need_keys(keys, 0, 0)
-	local n = (#args - 2) / 5
+	local n = (#args - 5) / 2
 	if n < 1 or n > MAX_KEYS or n % 1 ~= 0 then
-		arg_error('expected 2 arguments and 5 for each key, got %d', #args)
+		arg_error('expected 5 arguments and 2 for each key, got %d', #args)
 	end
 	local current, applied = get_state(args[1])
 	if current ~= args[2] then
 		return wrong_nonce(args[1])
 	end
-	local now = now_ms()
-	local result = {0, 0, 0}
-	local version, ttl_text, ttl
+	local op, ttl, versions = args[3], need_ms('time to live', args[4], 0), args[5]
+	if op ~= 'u' and op ~= 'r' and op ~= 'i' then
+		arg_error('op must be u, r or i')
+	end
+	if #versions ~= 24 and #versions ~= 24 * n then
+		arg_error('expected one version, or one for each key')
+	end
+	keys = {}
 	for i = 1, n do
-		local at = 5 * i - 2
-		local op = args[at + 1]
-		if args[at + 2] ~= version then
-			version = need_version('version', args[at + 2])
+		keys[i] = args[2 * i + 4]
+	end
+	local names = guard_names(keys)
+	local byte, sub, call = byte, sub, redis.pcall
+	local now = now_ms()
+	local plain = op ~= 'i' and ttl == 0 and text_sorts
+	local set, skipped, deleted, missing = 0, 0, 0, {}
+	local version, entry
+	for i = 1, n do
+		local key, name, payload = keys[i], names[i], args[2 * i + 5]
+		if i == 1 or #versions > 24 then
+			version = need_version('version', sub(versions, 24 * i - 23, 24 * i))
+			entry = entry_text(version, version, false)
 		end
-		if args[at + 3] ~= ttl_text then
-			ttl_text = args[at + 3]
-			ttl = need_ms('time to live', ttl_text, 0)
-		end
-		if op ~= 'u' and op ~= 'r' and op ~= 'i' then
-			arg_error('op must be u, r or i')
-		end
-		local action = deliver(args[at], op, version, ttl, args[at + 4], applied, now)
-		if action == 'set' then
-			result[1] = result[1] + 1
-		elseif action == 'skip' then
-			result[2] = result[2] + 1
-		elseif action == 'delete' then
-			result[3] = result[3] + 1
+
+		local found = call('GET', name)
+		if plain and found and #found == PLAIN_ENTRY_LEN and byte(found) ~= BAR and
+			sub(found, 26, 49) < version and (op == 'r' or call('EXISTS', key) == 1) and
+			call('MSET', key, payload, name, entry).ok then
+			set = set + 1
 		else
-			result[#result + 1] = i
+			local action = deliver(key, name, found, op, version, ttl, payload, applied, now)
+			if action == 'set' then
+				set = set + 1
+			elseif action == 'skip' then
+				skipped = skipped + 1
+			elseif action == 'delete' then
+				deleted = deleted + 1
+			else
+				missing[#missing + 1] = i
+			end
 		end
 	end
-	return result
+	return {set, skipped, deleted, unpack(missing)}
+end
+
+-- Removes what is here of a key whose guard has been asked for.  False: it is
+-- not here, or not wholly.
+local function remove(key, name, found, owner, now)
+	local asked = type(found) ~= 'table' or find(found.err, 'WRONGTYPE', 1, true)
+	found = type(found) == 'string' and found
+	if asked and has_no_marks(found) and type(redis.pcall('UNLINK', key, name)) ~= 'table' then
+		return true
+	end
+	local guard = parse_marked_guard(found, now)
+	local gone = redis.pcall('UNLINK', key)
+	if guard and end_mark(guard, owner) then
+		guard.taint = true
+	end
+	if guard and guard.standing > 0 then
+		redis.pcall('SET', name, marks_text(guard))
+	else
+		redis.pcall('UNLINK', name)
+	end
+	return asked and type(gone) ~= 'table'
 end
 
 -- 0 keys; ns, owner or '', key...: mlc_invalidate for whatever of these keys
@@ -154,23 +190,11 @@ local function mlc_remove(keys, args)
 	local now = now_ms()
 	local result = {0, 0, 0}
 	for i = 3, #args do
-		local key = args[i]
-		local name = guard_name(key)
-		local texts = redis.pcall('MGET', name)
-		local guard = not texts.err and parse_marked_guard(texts[1], now)
-		local gone = redis.pcall('UNLINK', key)
-		if guard and end_mark(guard, owner) then
-			guard.taint = true
-		end
-		if guard and guard.standing > 0 then
-			redis.pcall('SET', name, marks_text(guard))
-		else
-			redis.pcall('UNLINK', name)
-		end
-		if texts.err or type(gone) == 'table' then
-			result[#result + 1] = i - 2
-		else
+		local name = guard_name(args[i])
+		if remove(args[i], name, redis.pcall('GET', name), owner, now) then
 			result[3] = result[3] + 1
+		else
+			result[#result + 1] = i - 2
 		end
 	end
 	return result

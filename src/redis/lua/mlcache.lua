@@ -42,7 +42,7 @@
 -- would not be safe here).
 
 -- Thousands count what older callers do not understand.
-local VERSION = 2001
+local VERSION = 2002
 
 local MAX_KEYS = 1000
 local MAX_MS = 1000 * 60 * 60 * 24 * 366 * 100
