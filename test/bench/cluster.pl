@@ -7,6 +7,7 @@ use FindBin;
 use lib "$FindBin::RealBin/../t/lib";
 use MlcRedis;
 use MlcTest;
+use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time usleep);
 
@@ -42,12 +43,32 @@ SQL
 	$t->wait_applied;
 }
 
-# Seconds from resume() until all of it is applied.
+# CPU microseconds of the relay, and of all Redis servers.
+sub cpu
+{
+	my ($t) = @_;
+	my @redis = $t->redis->isa('MlcCluster') ? $t->redis->running : $t->redis;
+	my @used = (0, 0);
+
+	for my $pid ($t->{relay} //= $t->relay_pid)
+	{
+		$used[0] += (split ' ', slurp_file("/proc/$pid/schedstat"))[0] / 1000;
+	}
+	for my $node (@redis)
+	{
+		$used[1] += (split ' ', slurp_file($_))[0] / 1000 for glob "/proc/$node->{pid}/task/*/schedstat";
+	}
+	return @used;
+}
+
+# Seconds from resume() until all of it is applied; and microseconds of CPU.
 sub drain
 {
 	my ($t, $table, $rows) = @_;
 	my $began;
 	my $version;
+	my @before;
+	my @after;
 
 	$t->sql("SELECT count(value) FROM mlcache.mget(ARRAY(SELECT 'i:' || n FROM generate_series(1, $changes) n))")
 	  if $table eq 'i';
@@ -55,9 +76,11 @@ sub drain
 	$t->wait_state('paused');
 	$version = $t->sql("SET synchronous_commit = off; CALL change('$table', $changes, $rows);"
 		  . ' RESET synchronous_commit; INSERT INTO fence VALUES (1); SELECT mlcache.last_commit_version()');
+	@before = cpu($t);
 	$began = time();
 	$t->sql("SELECT mlcache.resume('redis'); SELECT mlcache.wait_applied('$version', '120 s')");
-	return time() - $began;
+	@after = (time() - $began, cpu($t));
+	return ($after[0], map { $after[ $_ + 1 ] - $before[$_] } 0, 1);
 }
 
 sub median { my @sorted = sort { $a <=> $b } @_; return $sorted[ @sorted / 2 ] }
@@ -67,12 +90,16 @@ for my $table (qw(i r))
 	for my $rows (1, 100)
 	{
 		my %rate;
+		my %cpu;
 
 		for my $n (1 .. $repetitions)
 		{
 			for my $kind (rand() < 0.5 ? qw(one cluster) : qw(cluster one))
 			{
-				push @{ $rate{$kind} }, $changes / drain($t{$kind}, $table, $rows);
+				my ($seconds, @cpu) = drain($t{$kind}, $table, $rows);
+
+				push @{ $rate{$kind} }, $changes / $seconds;
+				push @{ $cpu{$kind}[$_] }, $cpu[$_] / $changes for 0, 1;
 			}
 		}
 		diag(sprintf '%s, %d-row transactions: one %.0f k/s (%s), three masters %.0f k/s (%s), ratio %.2f',
@@ -80,7 +107,9 @@ for my $table (qw(i r))
 			join(' ', map { int($_ / 1000) } @{ $rate{one} }),
 			median(@{ $rate{cluster} }) / 1000,
 			join(' ', map { int($_ / 1000) } @{ $rate{cluster} }),
-			median(@{ $rate{cluster} }) / median(@{ $rate{one} }));
+			median(map { $rate{cluster}[$_] / $rate{one}[$_] } 0 .. $repetitions - 1));
+		diag(sprintf '  CPU us a change, relay and Redis: one %.2f %.2f, three masters %.2f %.2f',
+			map { my $kind = $_; map { median(@{ $cpu{$kind}[$_] }) } 0, 1 } qw(one cluster));
 	}
 }
 pass('measured');
