@@ -1,4 +1,5 @@
-# Redis Cluster under load: slots move, masters are killed and replaced.
+# Redis Cluster under load: slots move, masters are killed and replaced, by us or
+# by an election.
 use strict;
 use warnings;
 use FindBin;
@@ -61,6 +62,16 @@ $cluster->fail_over((grep { $_ != $new } $cluster->masters)[0]);
 $t->let_write(200);
 $t->wait_armed;
 $t->finish_load('masters replaced');
+
+# ---------- an election ----------
+
+# Nobody is told, and until the cluster has found out all of it is down.
+$t->start_load;
+$t->let_write(200);
+$cluster->elect((grep { $cluster->replicas_of($_) } $cluster->masters)[0]);
+$t->let_write(200);
+$t->wait_armed;
+$t->finish_load('a master elected');
 
 $t->stop;
 done_testing();

@@ -92,10 +92,16 @@ sub reshard
 	}
 }
 
-sub fail_over
+# A master of one of the keys that can be replaced.
+sub victim
 {
-	$cluster->fail_over($cluster->owner($cluster->slot("$history{table}:1")));
+	my @owners = map { $cluster->owner($cluster->slot("$history{table}:$_")) } 1 .. 8;
+	my ($owner) = grep { $cluster->replicas_of($_) } @owners, $cluster->masters;
+
+	return $owner;
 }
+
+sub fail_over { $cluster->fail_over(victim()) }
 
 my %fault = (
 	'slots that move' => \&reshard,
@@ -110,6 +116,7 @@ my %fault = (
 		};
 		$cluster->settle;
 	},
+	'a master killed, another elected' => sub { $cluster->elect(victim()) },
 	'a master paused' => sub {
 		my $master = $cluster->owner($cluster->slot("$history{table}:3"));
 

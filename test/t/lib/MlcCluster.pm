@@ -171,6 +171,35 @@ sub fail_over
 	return $replica;
 }
 
+sub replicas_of
+{
+	my ($self, $node) = @_;
+
+	return grep { ($_->info('replication', 'master_port') // '') eq $node->{port} } $self->running;
+}
+
+# Kills a master and tells nobody: the others find out and elect a replica of it,
+# and refuse whatever is asked until they have.
+sub elect
+{
+	my ($self, $node) = @_;
+	my ($range) = grep { $_->[2][2] eq $node->{id} } @{ $node->command('CLUSTER', 'SLOTS') };
+	my @replicas = $self->replicas_of($node);
+	my $new;
+
+	die "no replica of $node->{port}" unless @replicas;
+	$_->command('CONFIG', 'SET', 'cluster-node-timeout', 2000) for $self->running;
+	$node->{gone} = 1;
+	$node->kill9;
+	$self->wait_for('an election', sub {
+		($new) = grep { has_slot($_, $range->[0], $_) } @replicas;
+		return $new && !grep { !has_slot($_, $range->[0], $new)
+			  || $_->command('CLUSTER', 'INFO') !~ /cluster_state:ok/ } $self->running;
+	});
+	$_->command('CONFIG', 'SET', 'cluster-node-timeout', $node_timeout) for $self->running;
+	return $new;
+}
+
 # Ends whatever moves of slots were broken off: each slot stays where it is.
 sub settle
 {
