@@ -819,6 +819,8 @@ check(MlcTarget *target, MlcExpected *expected, MlcReply *reply)
 			return mlc_free_swept(target, reply);
 		case MLC_EXPECT_TIDY:
 			return mlc_free_tidied(target, reply);
+		case MLC_EXPECT_ASKING:
+			break;
 	}
 	return NULL;
 }

@@ -38,6 +38,20 @@ mlc_group_add_detour(MlcGroup *group, MlcBatchEvent *event)
 	group->detours[group->ndetours++] = event;
 }
 
+void
+mlc_group_add_detour_key(MlcGroup *group, const char *key, size_t len)
+{
+	MemoryContext old = MemoryContextSwitchTo(mlc_relay->flight->context);
+	MlcBatchEvent *event = palloc0(sizeof(MlcBatchEvent));
+
+	event->op = MLC_OP_INVALIDATE;
+	event->key = pnstrdup(key, len);
+	event->keylen = len;
+	event->slot = mlc_cluster_slot(key, len);
+	MemoryContextSwitchTo(old);
+	mlc_group_add_detour(group, event);
+}
+
 /*
  * Has every master remove what it has of these keys, entry or guard.  ASKING,
  * since it may be receiving the slot.  False: not all of them did.

@@ -258,7 +258,8 @@ mlc_flow_poll(void)
 		if (mlc_target_is_live(mlc_relay->targets[i]))
 			(void) mlc_target_poll(mlc_relay->targets[i]);
 
-	if (!mlc_relay->in_flight || !all_idle())
+	if (!mlc_relay->in_flight || !all_idle() ||
+		mlc_group_sweep_again(mlc_relay->flight))
 		return;
 	mlc_group_settle();
 	mlc_relay->in_flight = false;

@@ -14,10 +14,12 @@
  */
 #include "postgres.h"
 
+#include "base/fault.h"
 #include "miscadmin.h"
 #include "read/free.h"
 #include "redis/command.h"
 #include "relay/free.h"
+#include "relay/group.h"
 #include "utils/memutils.h"
 
 #define CURSOR_LEN 24
@@ -155,6 +157,14 @@ send_step(MlcTarget *target, MlcSweep *sweep, const char *cursor)
 	MlcCommand	cmd;
 
 	mlc_command_init(&cmd);
+	if (target->group)
+	{
+		/* it may be receiving keys */
+		mlc_command_add_cstr(&cmd, "ASKING");
+		mlc_command_append(&cmd, target->conn);
+		mlc_target_expect(target, MLC_EXPECT_ASKING);
+		mlc_command_reset(&cmd);
+	}
 	mlc_command_add_cstr(&cmd, "FCALL");
 	mlc_command_add_cstr(&cmd, indexed ? "mlc_untag" : "mlc_purge");
 	mlc_command_add_cstr(&cmd, indexed ? "1" : "0");
@@ -270,11 +280,11 @@ mlc_free_send_sweeps(MlcTarget *target, MlcBatch *batch)
 	}
 }
 
-/* Cursor and number: what every step answers. */
+/* Cursor and number: what every step answers, and some add keys. */
 static bool
 is_step(MlcReply *reply)
 {
-	return reply->type == MLC_REPLY_ARRAY && reply->nelements == 2 &&
+	return reply->type == MLC_REPLY_ARRAY && reply->nelements >= 2 &&
 		reply->elements[0]->type == MLC_REPLY_STRING &&
 		reply->elements[0]->len < CURSOR_LEN &&
 		reply->elements[1]->type == MLC_REPLY_INTEGER;
@@ -293,6 +303,16 @@ count_swept(MlcTarget *target, MlcOp op, int64 n)
 		pg_atomic_fetch_add_u64(&stat->events, n);
 }
 
+/* Of keys on their way to another master, the entry may be there already. */
+static void
+follow_keys(MlcTarget *target, MlcReply *keys)
+{
+	for (size_t i = 0; target->group && i < keys->nelements; i++)
+		if (keys->elements[i]->type == MLC_REPLY_STRING)
+			mlc_group_add_detour_key(target->group, keys->elements[i]->str,
+									 keys->elements[i]->len);
+}
+
 const char *
 mlc_free_swept(MlcTarget *target, MlcReply *reply)
 {
@@ -303,9 +323,12 @@ mlc_free_swept(MlcTarget *target, MlcReply *reply)
 	sweep = linitial(target->sweeps);
 	target->sweeps = list_delete_first(target->sweeps);
 	count_swept(target, sweep->op, reply->elements[1]->integer);
+	if (reply->nelements > 2 && reply->elements[2]->type == MLC_REPLY_ARRAY)
+		follow_keys(target, reply->elements[2]);
 	if (strcmp(reply->elements[0]->str, "0") == 0)
 	{
 		free_sweep(sweep);
+		MLC_FAULT("relay-swept");
 		return NULL;
 	}
 	send_step(target, sweep, reply->elements[0]->str);

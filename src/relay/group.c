@@ -27,10 +27,13 @@
 #include "base/guc.h"
 #include "miscadmin.h"
 #include "redis/command.h"
+#include "relay/free.h"
 #include "relay/group.h"
 #include "relay/purge.h"
 #include "relay/relay.h"
 #include "utils/memutils.h"
+
+#define MOST_ROUNDS 5			/* of scans, however many slots move */
 
 /* ---- life ---- */
 
@@ -460,10 +463,99 @@ mlc_group_announce(MlcBatch *batch)
 	foreach(lc, mlc_relay->groups)
 	{
 		((MlcGroup *) lfirst(lc))->announced = false;
+		((MlcGroup *) lfirst(lc))->rounds = 0;
 		if (batch->purges != NIL)
 			wait_announced(lfirst(lc), NULL);
 	}
 	foreach(lc, batch->purges)
 		for (int round = 0; round < MLC_ROUNDS; round++)
 		purge_everywhere(lfirst(lc));
+}
+
+/* ---- patterns ---- */
+
+static bool
+has_pattern(MlcBatch *batch)
+{
+	for (int i = 0; batch->sweeps && i < batch->sweeps->nevents; i++)
+		if (batch->sweeps->events[i].op == MLC_OP_PATTERN)
+			return true;
+	return false;
+}
+
+/*
+ * Has a slot got another owner since the map was looked at?  Where the masters
+ * are others, all of the batch is to be delivered again.
+ */
+static bool
+slots_moved(MlcGroup *group)
+{
+	MemoryContext context;
+	char	   *error;
+	MlcClusterMap *map = mlc_group_ask_for_map(group, &context, &error);
+	bool		moved;
+
+	if (map == NULL || !mlc_group_same_nodes(group, map))
+	{
+		group->failed = group->stale = mlc_relay->rewind = true;
+		if (map)
+			mlc_group_take_map(group, map, context);
+		return false;
+	}
+	moved = has_moved(group->map, map);
+	mlc_group_take_map(group, map, context);
+	return moved;
+}
+
+/*
+ * A key that has been passed by twice moved in both rounds, and for that its
+ * slot must have arrived, and left again.
+ */
+static bool
+may_have_passed(MlcGroup *group)
+{
+	if (group->failed || MLC_FAULT_SKIP("relay-sweep-again"))
+		return false;
+	group->rounds++;
+	return group->rounds < MLC_ROUNDS ||
+		(slots_moved(group) && group->rounds < MOST_ROUNDS);
+}
+
+static bool
+send_patterns(MlcGroup *group, MlcBatch *batch)
+{
+	MemoryContext old = MemoryContextSwitchTo(batch->context);
+	bool		sent = false;
+
+	for (int i = 0; i < mlc_relay->ntargets; i++)
+	{
+		MlcTarget  *target = mlc_relay->targets[i];
+
+		if (target->group != group || !mlc_target_is_live(target))
+			continue;
+		mlc_free_send_sweeps(target, batch);
+		target->sent_at = GetCurrentTimestamp();
+		if (mlc_conn_push(target->conn))
+			sent = true;
+		else
+			mlc_target_fail(target, mlc_conn_error(target->conn));
+	}
+	MemoryContextSwitchTo(old);
+	return sent;
+}
+
+bool
+mlc_group_sweep_again(MlcBatch *batch)
+{
+	bool		again = false;
+	ListCell   *lc;
+
+	if (mlc_relay->groups == NIL || !has_pattern(batch))
+		return false;
+	foreach(lc, mlc_relay->groups)
+	{
+		if (may_have_passed(lfirst(lc)))
+			again |= send_patterns(lfirst(lc), batch);
+	}
+	return again;
 }

@@ -15,7 +15,8 @@
 #include "redis/server.h"
 #include "relay/target.h"
 
-#define MLC_ROUNDS 2			/* after which no key has been passed by */
+#define MLC_ROUNDS 2			/* after which no key has been passed by,
+								 * unless its slot went on meanwhile */
 
 struct MlcGroup
 {
@@ -31,6 +32,7 @@ struct MlcGroup
 								 * another while some were away */
 	bool		announced;		/* every master knows what the batch at hand
 								 * applies: commands may go out */
+	int			rounds;			/* of scans for the batch in flight */
 	int			ndetours;		/* keys that were not where the map says */
 	int			detours_size;
 	MlcBatchEvent **detours;
@@ -103,6 +105,12 @@ extern void mlc_group_announce(MlcBatch *batch);
  */
 extern void mlc_group_wait_announced(MlcTarget *target);
 
+/*
+ * All replies to the batch are in.  True: its patterns are on their way once
+ * more, for keys that went from one master to another past the scans of both.
+ */
+extern bool mlc_group_sweep_again(MlcBatch *batch);
+
 /* Everything is about to be decoded again.  With nothing in flight. */
 extern void mlc_group_begin_again(void);
 
@@ -110,6 +118,9 @@ extern void mlc_group_begin_again(void);
 
 /* This event of the batch in flight found no key at its node. */
 extern void mlc_group_add_detour(MlcGroup *group, MlcBatchEvent *event);
+
+/* The same for a key of which there is no event: it is removed. */
+extern void mlc_group_add_detour_key(MlcGroup *group, const char *key, size_t len);
 
 /* All replies to the batch are in: delivers what was not where it should be. */
 extern void mlc_group_settle(void);

@@ -35,7 +35,8 @@ typedef enum MlcExpect
 	MLC_EXPECT_STREAM,
 	MLC_EXPECT_FREE,
 	MLC_EXPECT_SWEEP,
-	MLC_EXPECT_TIDY
+	MLC_EXPECT_TIDY,
+	MLC_EXPECT_ASKING
 } MlcExpect;
 
 /* A reply in flight, and the events whose command it answers. */

@@ -162,6 +162,62 @@ for my $skip (0, 1)
 	is(name_of($key), 'held', 'and the new row is read');
 }
 
+# ---------- patterns while keys are on their way ----------
+
+# A pattern meets what is on either side of a slot, or half there and half here.
+for my $when (0 .. 2)
+{
+	for my $id (31, 32, 33)
+	{
+		my $key = "i:$id";
+		my $step = 0;
+
+		$t->wait_for('a hit', sub { name_of($key); defined $cluster->command('GET', $key) });
+		$cluster->move_slot($cluster->slot($key), $cluster->other_master($key), batch => 1, between => sub {
+			return if $step++ != $when;
+			$t->sql("SELECT mlcache.invalidate_pattern('$key')");
+			$t->wait_applied;
+			is(join(' ', copies($key)), '', "$key, step $when: the pattern leaves nothing anywhere");
+		});
+		cmp_ok($step, '>', $when, "$key: there was this step");
+	}
+}
+
+# Keys that go from a master whose scan takes long to one that is through with
+# his are met in a second round.
+for my $skip (0, 1)
+{
+	my @keys = map { "i:$_" } 101 .. 160;
+	my ($from, $to) = $cluster->masters;
+	my $tag = $cluster->key_in((grep { $_->{id} eq $from->{id} } $cluster->last_slots)[0]{last});
+	my $holder;
+	my $pattern;
+	my @late;
+
+	$t->sql("SELECT mlcache.mget(ARRAY(SELECT 'i:' || n FROM generate_series(101, 160) n))");
+	$from->command('EVAL', "for i = 1, 50000 do redis.call('SET', KEYS[1] .. i, '') end", 1, $tag);
+	$t->wait_applied;
+	$t->set_fault('relay-swept=wait', $skip ? 'relay-sweep-again=skip' : ());
+	$holder = $t->hold('relay-swept');
+	$pattern = $t->node->background_psql('postgres');
+	$pattern->query_safe("SELECT mlcache.invalidate_pattern('i:1*')");
+	$t->wait_held('relay-swept');
+	@late = grep { defined $from->command('GET', $_) }
+	  grep { $cluster->owner($cluster->slot($_)) == $from } @keys;
+	cmp_ok(scalar @late, '>', 0, 'there are keys that the scan has not come to');
+	$cluster->move_slot($cluster->slot($_), $to) for @late[ 0 .. ($#late < 5 ? $#late : 5) ];
+	$t->clear_fault unless $skip;
+	$holder->quit;
+	$pattern->quit;
+	$t->wait_applied;
+	cmp_ok(scalar(grep { defined $cluster->command('GET', $_) } @keys), $skip ? '>' : '==', 0,
+		$skip ? 'one round alone passes them by' : 'and they are gone');
+	$t->clear_fault;
+	$t->sql("SELECT mlcache.invalidate_pattern('i:1*')");
+	$t->wait_applied;
+	$from->command('EVAL', "for i = 1, 50000 do redis.call('UNLINK', KEYS[1] .. i) end", 1, $tag);
+}
+
 # ---------- a master away ----------
 
 # The others are delivered to, but nothing is called applied: what comes to them

@@ -1191,7 +1191,8 @@ end
 -- 0 keys; ns, cursor, count, glob [, version]: one step of a scan over keys or
 -- guards that match glob; their entries and leases go, marks stay.	With a
 -- version, entries that are no older than it stay.
--- -> {next cursor, keys cleared}.
+-- -> {next cursor, keys cleared [, {key...}]}: the keys are those whose guard was
+-- an entry's, and whose entry was not here.
 local function mlc_purge(keys, args)
 	need_keys(keys, 0, 0)
 	need_args(args, 4, 5)
@@ -1199,7 +1200,7 @@ local function mlc_purge(keys, args)
 	local version = args[5] and need_version('version', args[5])
 	local cursor, found = scan(args, args[4])
 	local now = now_ms()
-	local cleared = 0
+	local cleared, alone = 0, {}
 	for _, key in ipairs(found) do
 		local name = key
 		if sub(key, 1, 4) == 'mlc:' then
@@ -1214,7 +1215,10 @@ local function mlc_purge(keys, args)
 			local texts = redis.pcall('MGET', name)
 			local guard = not texts.err and parse_marked_guard(texts[1], now)
 			if not version or not guard or guard.lo == '' or before(guard.lo, version) then
-				redis.pcall('UNLINK', key)
+				local gone = redis.pcall('UNLINK', key)
+				if gone ~= 1 and guard and guard.lo ~= '' and not guard.absent then
+					alone[#alone + 1] = key
+				end
 				if guard and guard.standing > 0 then
 					redis.pcall('SET', name, marks_text(guard))
 				else
@@ -1225,7 +1229,7 @@ local function mlc_purge(keys, args)
 			end
 		end
 	end
-	return {cursor, cleared}
+	return {cursor, cleared, #alone > 0 and alone or nil}
 end
 
 -- ---------- registration ----------
