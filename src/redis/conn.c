@@ -27,9 +27,6 @@
 #include "redis/wire.h"
 #include "utils/builtins.h"
 
-/* An output buffer larger than this is not kept once it is empty. */
-#define KEEP_SIZE (1024 * 1024)
-
 const char *
 mlc_conn_error(MlcConn *conn)
 {
@@ -70,7 +67,7 @@ mlc_conn_check_closed(MlcConn *conn)
 	else if ((conn->tls || owed) && rc > 0 && !conn->dead && !mlc_wire_read(conn))
 		;						/* mlc_wire_read() has said why */
 	else if (conn->pending == 0 &&
-			 ((rc > 0 && !conn->tls) || conn->redis->reader->len > conn->redis->reader->pos))
+			 ((rc > 0 && !conn->tls) || conn->in.end > conn->in.start))
 		mlc_wire_set_error(conn, ERRCODE_PROTOCOL_VIOLATION,
 						   "Redis at %s sent what nobody asked for", conn->where);
 	else if (!conn->dead)
@@ -79,58 +76,24 @@ mlc_conn_check_closed(MlcConn *conn)
 	return true;
 }
 
-/* Makes room for more bytes at the end of the output.	False: no memory. */
-static bool
-reserve(MlcConn *conn, size_t more)
-{
-	size_t		used = conn->out_end - conn->out_start;
-	size_t		size = Max(conn->out_size, 4096);
-	char	   *bigger;
-
-	if (used == 0)
-	{
-		conn->out_start = conn->out_end = 0;
-		if (conn->out_size > KEEP_SIZE)
-		{
-			free(conn->out);
-			conn->out = NULL;
-			conn->out_size = 0;
-			size = 4096;
-		}
-	}
-	if (conn->out_end + more <= conn->out_size)
-		return true;
-	if (conn->out_start >= conn->out_size / 2 && used > 0)
-	{
-		/* at least as much has been sent as is moved now */
-		memmove(conn->out, conn->out + conn->out_start, used);
-		conn->out_start = 0;
-		conn->out_end = used;
-	}
-	while (size < conn->out_end + more)
-		size *= 2;
-	if (size == conn->out_size)
-		return true;
-	bigger = realloc(conn->out, size);
-	if (bigger == NULL)
-		return false;
-	conn->out = bigger;
-	conn->out_size = size;
-	return true;
-}
-
 /* "*3\r\n" or "$5\r\n"; room is reserved. */
 static void
 put_header(MlcConn *conn, char type, size_t number)
 {
-	char	   *out = conn->out + conn->out_end;
+	char	   *out = conn->out.data + conn->out.end;
 	int			len;
 
 	out[0] = type;
-	len = 1 + pg_ulltoa_n(number, out + 1);
+	if (number < 10)
+	{
+		out[1] = '0' + number;
+		len = 2;
+	}
+	else
+		len = 1 + pg_ulltoa_n(number, out + 1);
 	out[len++] = '\r';
 	out[len++] = '\n';
-	conn->out_end += len;
+	conn->out.end += len;
 }
 
 /* In a commit callback, too: never throws, never allocates with palloc. */
@@ -145,7 +108,7 @@ mlc_conn_append(MlcConn *conn, int argc, const char *const *argv,
 		return;
 	for (int i = 0; i < argc; i++)
 		size += header + (argvlen ? argvlen[i] : strlen(argv[i])) + 2;
-	if (!reserve(conn, size))
+	if (!mlc_wire_reserve(&conn->out, size))
 	{
 		mlc_wire_set_error(conn, ERRCODE_OUT_OF_MEMORY,
 						   "could not send to Redis at %s: out of memory",
@@ -160,9 +123,9 @@ mlc_conn_append(MlcConn *conn, int argc, const char *const *argv,
 		size_t		len = argvlen ? argvlen[i] : strlen(argv[i]);
 
 		put_header(conn, '$', len);
-		memcpy(conn->out + conn->out_end, argv[i], len);
-		memcpy(conn->out + conn->out_end + len, "\r\n", 2);
-		conn->out_end += len + 2;
+		memcpy(conn->out.data + conn->out.end, argv[i], len);
+		memcpy(conn->out.data + conn->out.end + len, "\r\n", 2);
+		conn->out.end += len + 2;
 	}
 	conn->pending++;
 }
@@ -172,7 +135,7 @@ mlc_conn_unsent(MlcConn *conn)
 {
 	if (conn->redis == NULL)
 		return 0;
-	return conn->out_end - conn->out_start + sdslen(conn->redis->obuf);
+	return conn->out.end - conn->out.start + sdslen(conn->redis->obuf);
 }
 
 int
@@ -207,7 +170,8 @@ mlc_conn_send(MlcConn *conn)
 static bool
 reply_complete(MlcConn *conn)
 {
-	switch (mlc_reply_scan(&conn->scan, conn->redis->reader))
+	switch (mlc_reply_scan(&conn->scan, conn->in.data + conn->in.start,
+						   conn->in.end - conn->in.start))
 	{
 		case MLC_REPLY_PARTIAL:
 			return false;
@@ -235,79 +199,119 @@ look_for_demotion(MlcConn *conn, const MlcReply *reply)
 	conn->dead = true;
 }
 
+/* The complete reply has been dealt with. */
+static void
+drop_input(MlcConn *conn)
+{
+	conn->in.start += conn->scan.pos;
+	mlc_reply_scan_begin(&conn->scan);
+	conn->pending--;
+}
+
 /* Takes the complete reply out of the buffer.  NULL: closed. */
 static MlcReply *
 take_reply(MlcConn *conn)
 {
-	void	   *reply = NULL;
+	bool		no_memory;
+	MlcReply   *reply = mlc_reply_build(&conn->scan,
+										conn->in.data + conn->in.start,
+										&no_memory);
 
-	if (redisGetReplyFromReader(conn->redis, &reply) != REDIS_OK ||
-		reply == NULL)
+	if (reply == NULL)
 	{
-		mlc_wire_set_dead(conn, "could not parse a reply of");
+		mlc_wire_set_error(conn, no_memory ? ERRCODE_OUT_OF_MEMORY :
+						   ERRCODE_PROTOCOL_VIOLATION,
+						   "could not parse a reply of Redis at %s: %s",
+						   conn->where, no_memory ? "out of memory" :
+						   "it is malformed");
 		mlc_conn_close(conn);
 		return NULL;
 	}
-	mlc_reply_scan_begin(&conn->scan);
-	conn->pending--;
+	drop_input(conn);
 	if (conn->options.sentinel)
 		look_for_demotion(conn, reply);
 	return reply;
 }
 
-MlcReply *
-mlc_conn_reply(MlcConn *conn)
+/* Waits for the reply, as long as the server goes on sending it. */
+static void
+wait_reply(MlcConn *conn)
 {
-	const int	timeout = conn->options.timeout;	/* of silence */
 	instr_time	start;
 
+	INSTR_TIME_SET_CURRENT(start);
+	while (!conn->dead && !reply_complete(conn))
+	{
+		size_t		unsent = mlc_conn_unsent(conn);
+		size_t		received = conn->in.end - conn->in.start;
+
+		if (!mlc_wire_wait(conn,
+						   WL_SOCKET_READABLE |
+						   (unsent > 0 ? WL_SOCKET_WRITEABLE : 0),
+						   start, conn->options.timeout))
+		{
+			mlc_wire_set_error(conn, ERRCODE_CONNECTION_FAILURE,
+							   "Redis at %s did not answer within %d ms",
+							   conn->where, conn->options.timeout);
+			mlc_conn_close(conn);
+			return;
+		}
+		(void) mlc_wire_write(conn);
+		(void) mlc_wire_read(conn);
+		if (mlc_conn_unsent(conn) < unsent ||
+			conn->in.end - conn->in.start != received)
+			INSTR_TIME_SET_CURRENT(start);
+	}
+}
+
+/* Has the next reply arrived, now or after a wait?  False: closed. */
+static bool
+await_reply(MlcConn *conn)
+{
 	if (conn->redis == NULL)
 	{
 		mlc_wire_set_error(conn, ERRCODE_CONNECTION_DOES_NOT_EXIST,
 						   "connection to Redis at %s is closed", conn->where);
-		return NULL;
+		return false;
 	}
 	if (conn->pending <= 0)
 	{
 		mlc_wire_set_error(conn, ERRCODE_PROTOCOL_VIOLATION,
 						   "no reply of Redis at %s is outstanding", conn->where);
 		mlc_conn_close(conn);
-		return NULL;
+		return false;
 	}
 
-	if (!reply_complete(conn) && !conn->dead && !mlc_wire_write(conn))
+	if (reply_complete(conn))
+		return true;
+	if (!conn->dead && !mlc_wire_write(conn))
 		(void) mlc_wire_read(conn); /* it may have said why it hung up */
-	if (!conn->dead && !reply_complete(conn))
+	if (!conn->dead)
 		mlc_wire_look(conn);
-	INSTR_TIME_SET_CURRENT(start);
-	while (!conn->dead && !reply_complete(conn))
-	{
-		size_t		unsent = mlc_conn_unsent(conn);
-		size_t		received = conn->redis->reader->len;
+	if (!conn->dead && !reply_complete(conn))
+		wait_reply(conn);
+	if (conn->redis != NULL && reply_complete(conn))
+		return true;
+	mlc_conn_close(conn);
+	return false;
+}
 
-		if (!mlc_wire_wait(conn,
-						   WL_SOCKET_READABLE |
-						   (unsent > 0 ? WL_SOCKET_WRITEABLE : 0),
-						   start, timeout))
-		{
-			mlc_wire_set_error(conn, ERRCODE_CONNECTION_FAILURE,
-							   "Redis at %s did not answer within %d ms",
-							   conn->where, timeout);
-			mlc_conn_close(conn);
-			return NULL;
-		}
-		(void) mlc_wire_write(conn);
-		(void) mlc_wire_read(conn);
-		if (mlc_conn_unsent(conn) < unsent ||
-			conn->redis->reader->len != received)
-			INSTR_TIME_SET_CURRENT(start);
-	}
-	if (!reply_complete(conn))
-	{
-		mlc_conn_close(conn);
-		return NULL;
-	}
-	return take_reply(conn);
+MlcReply *
+mlc_conn_reply(MlcConn *conn)
+{
+	return await_reply(conn) ? take_reply(conn) : NULL;
+}
+
+bool
+mlc_conn_skip(MlcConn *conn)
+{
+	if (!await_reply(conn))
+		return false;
+	/* an error may say something of the connection */
+	if (conn->in.data[conn->in.start] == '-')
+		return take_reply(conn) != NULL;
+	drop_input(conn);
+	return true;
 }
 
 bool

@@ -2,7 +2,7 @@
  *
  * redis/conn.h
  *	  One connection to one Redis server: connect, authenticate, pipeline,
- *	  read replies.  hiredis does the protocol; this room does the waiting.
+ *	  read replies.  hiredis connects and knows TLS; the rest is done in this room.
  *
  * All waits go through the process latch (MyLatch): cancel and shutdown work
  * at any moment (CHECK_FOR_INTERRUPTS, which may throw).  Network trouble and
@@ -69,6 +69,13 @@ typedef struct MlcReply
 	size_t		nelements;
 	struct MlcReply **elements;
 } MlcReply;
+
+/* A string as a text, in the reply's own memory: valid as long as that is. */
+static inline text *
+mlc_reply_text(const MlcReply *reply)
+{
+	return (text *) (reply->str - VARHDRSZ);
+}
 
 typedef struct MlcConn MlcConn;
 
@@ -178,6 +185,9 @@ extern bool mlc_conn_send(MlcConn *conn);
  * Sends what is unsent meanwhile.  An error reply (-ERR ...) is a reply.
  */
 extern MlcReply *mlc_conn_reply(MlcConn *conn);
+
+/* The same for one that is of no interest, whatever it says.  False: failed. */
+extern bool mlc_conn_skip(MlcConn *conn);
 
 /* Is the next reply complete in the input buffer (so _reply won't wait)? */
 extern bool mlc_conn_ready(MlcConn *conn);

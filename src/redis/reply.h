@@ -1,22 +1,23 @@
 /*-------------------------------------------------------------------------
  *
  * redis/reply.h
- *	  Between hiredis' reader and MlcReply: for redis/wire.h only.
+ *	  From the bytes that a server sent to MlcReply: for redis/wire.h only.
  *
  *-------------------------------------------------------------------------
  */
 #ifndef MLC_REDIS_REPLY_H
 #define MLC_REDIS_REPLY_H
 
-#include <hiredis/hiredis.h>
+#include "postgres.h"
 
 #include "redis/conn.h"
 
-/* How far the next reply in the input buffer is known to be complete. */
+/* How far the next reply is known to be complete, and what it will take. */
 typedef struct MlcReplyScan
 {
 	size_t		pos;			/* bytes seen, from the start of the reply */
 	int64		missing;		/* values still to come; 1 at the start */
+	size_t		memory;			/* bytes of what has been seen, once built */
 } MlcReplyScan;
 
 typedef enum MlcReplyState
@@ -26,11 +27,17 @@ typedef enum MlcReplyState
 	MLC_REPLY_MALFORMED
 } MlcReplyState;
 
-/* From now on reader builds MlcReply trees in the current context. */
-extern void mlc_reply_install(redisReader *reader);
-
 extern void mlc_reply_scan_begin(MlcReplyScan *scan);
-extern MlcReplyState mlc_reply_scan(MlcReplyScan *scan,
-									const redisReader *reader);
+
+/* Goes on with the reply that begins at start, of which len bytes are there. */
+extern MlcReplyState mlc_reply_scan(MlcReplyScan *scan, const char *start,
+									size_t len);
+
+/*
+ * The complete reply at start, in the current context: one piece of memory.
+ * NULL: it is malformed after all, or there is no memory (*no_memory).
+ */
+extern MlcReply *mlc_reply_build(const MlcReplyScan *scan, const char *start,
+								 bool *no_memory);
 
 #endif							/* MLC_REDIS_REPLY_H */
