@@ -29,7 +29,6 @@
 #include "redis/cluster.h"
 #include "redis/command.h"
 #include "storage/latch.h"
-#include "utils/builtins.h"
 #include "utils/timestamp.h"
 
 #define KEYS_A_CALL 100			/* of mlc_mget, or a look */
@@ -145,7 +144,7 @@ take_value(MlcRead *read, MlcReply *payload)
 	if (payload->len > MLC_FILL_MAX ||
 		!pg_verifymbstr(payload->str, payload->len, true))
 		return false;
-	read->value = cstring_to_text_with_len(payload->str, payload->len);
+	read->value = mlc_reply_text(payload);
 	return true;
 }
 
@@ -386,7 +385,7 @@ take_look(MlcLink *link, MlcRead **call, int count, const MlcBound *bound)
 
 	/* MULTI, the commands; an error comes back from EXEC as well */
 	for (int i = 0; i < 1 + 3 + npttl; i++)
-		if (mlc_conn_reply(link->conn) == NULL)
+		if (!mlc_conn_skip(link->conn))
 			return false;
 	reply = mlc_conn_reply(link->conn);
 	if (reply == NULL)
