@@ -63,7 +63,8 @@
 
 #define MAX_PARTITIONS 64
 #define PARTITION_SIZE (4 * 1024 * 1024)	/* at least, where there are many */
-#define TICKETS 256				/* a partition */
+#define TICKETS 1024			/* a partition: a tenth of them taken at once
+								 * makes one in twenty void */
 #define FILTER_BITS 32768		/* a database; a batch has 4096 keys */
 #define CLOSINGS 16384			/* counters of keys closed by writers */
 #define TAGS 1024				/* counters of tags, a database */

@@ -26,6 +26,19 @@ SELECT mlcache.attach('u', key => 'u:{id}', action => 'update', ttl => '1 s');
 SELECT mlcache.attach('g', key => 'g:{id}', action => 'refresh', capture => 'trigger');
 SQL
 $t->wait_armed;
+$t->wait_applied;
+
+# ---------- many keys at once ----------
+
+# Each takes a ticket of L1 before the first is filled.
+{
+	my $fills = $t->sql('SELECT fills FROM mlcache.stat_l1');
+
+	is($t->sql("SELECT count(value) FROM mlcache.mget(ARRAY(SELECT 'h:' || n FROM generate_series(1, 200) n))"),
+		200, '200 keys at once');
+	$fills = $t->sql('SELECT fills FROM mlcache.stat_l1') - $fills;
+	cmp_ok($fills, '>=', 165, 'most of them are in L1 afterwards');
+}
 
 my %history;
 
