@@ -8,7 +8,9 @@
  * transaction's mark, in L1 of this server and on every Redis of its rule: the
  * entry goes, no lease is given, no fill is accepted.  Once the commit is
  * visible (or the transaction aborted) the marks end.  So nobody can hit, or
- * fill with, the old row after the commit, nor the new one before it.
+ * fill with, the old row after the commit, nor the new one before it.  Where
+ * the rule says `update`, the release brings the new row for an entry that the
+ * quarantine has removed.
  *
  * Marks have no deadline: a slow commit never outlives its own.  One that its
  * owner could not end is swept by the relay, which asks whether the
@@ -42,13 +44,10 @@
 
 #define KEYS_A_CALL 500
 #define OWNER_LEN 40
-#define RELEASE_TAIL 2			/* version, tell */
 
-typedef struct StrongKey
-{
-	const char *key;
-	uint32		len;
-} StrongKey;
+/* FCALL mlc_release n key... ns owner version tell [payloads] */
+#define RELEASE_VERSION(n) ((n) + 5)
+#define RELEASE_ARGC(n) ((n) + 7)
 
 /* One Redis that this commit concerns. */
 typedef struct StrongServer
@@ -61,7 +60,8 @@ typedef struct StrongServer
 	bool		sent;			/* its answers are still to be taken */
 	int			nkeys;
 	int			size;
-	StrongKey  *keys;			/* sorted, each once */
+	MlcStrongKey *keys;			/* sorted, each once */
+	uint32		payloads;		/* bytes of them */
 	int			nredirected;	/* of a cluster: keys that are elsewhere */
 	bool	   *redirected;
 	int			ncalls;
@@ -73,6 +73,7 @@ typedef struct StrongServer
 typedef struct StrongCommit
 {
 	uint64		start;			/* of the quarantine */
+	bool		writes_through; /* payloads go with the release */
 	char		owner[OWNER_LEN];
 	char		version[MLC_VERSION_LEN + 1];
 	int			nservers;
@@ -134,20 +135,28 @@ server_for(MlcLink *link)
 }
 
 static void
-add_key(StrongServer *server, const char *key, uint32 len)
+add_key(StrongServer *server, const MlcStrongKey *key)
 {
+	MlcStrongKey *mine;
+
 	if (server->nkeys == server->size)
 	{
 		server->size = Max(8, server->size * 2);
 		if (server->keys == NULL)
-			server->keys = palloc_extended(sizeof(StrongKey) * server->size,
+			server->keys = palloc_extended(sizeof(MlcStrongKey) * server->size,
 										   MCXT_ALLOC_HUGE);
 		else
 			server->keys = repalloc_huge(server->keys,
-										 sizeof(StrongKey) * server->size);
+										 sizeof(MlcStrongKey) * server->size);
 	}
-	server->keys[server->nkeys].key = key;
-	server->keys[server->nkeys++].len = len;
+	mine = &server->keys[server->nkeys++];
+	*mine = *key;
+
+	if (!commit->writes_through ||
+		server->payloads + key->payloadlen > MLC_STRONG_PAYLOADS)
+		mine->payload = NULL;
+	else
+		server->payloads += key->payloadlen;
 }
 
 static bool
@@ -166,7 +175,7 @@ add_rule(MlcLink *link, MlcStrongRule *rule)
 	if (is_closing(rule))
 		server->close = true;
 	for (int i = 0; i < rule->nkeys && !is_closing(rule); i++)
-		add_key(server, rule->keys[i], rule->lens[i]);
+		add_key(server, &rule->keys[i]);
 }
 
 /*
@@ -190,26 +199,27 @@ add_cluster_rule(MlcLink *whole, MlcStrongRule *rule)
 		add_rule(lfirst(lc), rule);
 	for (int i = 0; i < rule->nkeys && nodes == NIL; i++)
 	{
-		MlcLink    *node = mlc_link_node(whole, rule->keys[i], rule->lens[i]);
+		MlcLink    *node = mlc_link_node(whole, rule->keys[i].key,
+										 rule->keys[i].len);
 		StrongServer *server = server_for(node ? node : whole);
 
 		server->degrade &= rule->degrade;
 		server->tell &= !rule->degrade;
-		add_key(server, rule->keys[i], rule->lens[i]);
+		add_key(server, &rule->keys[i]);
 	}
 }
 
 static int
 by_key(const void *a, const void *b)
 {
-	const StrongKey *x = a;
-	const StrongKey *y = b;
+	const MlcStrongKey *x = a;
+	const MlcStrongKey *y = b;
 	int			order = memcmp(x->key, y->key, Min(x->len, y->len));
 
 	return order != 0 ? order : (x->len > y->len) - (x->len < y->len);
 }
 
-/* Two rules may give one key. */
+/* Two rules may give one key; neither of them has its row then. */
 static void
 sort_keys(StrongServer *server)
 {
@@ -217,10 +227,12 @@ sort_keys(StrongServer *server)
 
 	if (server->nkeys < 2)
 		return;
-	qsort(server->keys, server->nkeys, sizeof(StrongKey), by_key);
+	qsort(server->keys, server->nkeys, sizeof(MlcStrongKey), by_key);
 	for (int i = 1; i < server->nkeys; i++)
 		if (by_key(&server->keys[n], &server->keys[i]) != 0)
 			server->keys[++n] = server->keys[i];
+		else
+			server->keys[n].payload = NULL;
 	server->nkeys = n + 1;
 }
 
@@ -230,6 +242,32 @@ add_keys(MlcCommand *cmd, StrongServer *server, int from, int n)
 	mlc_command_add_int(cmd, n);
 	for (int i = from; i < from + n; i++)
 		mlc_command_add(cmd, server->keys[i].key, server->keys[i].len);
+}
+
+/* For a release: what is to be put there, once the commit is visible. */
+static void
+add_payloads(MlcCommand *cmd, StrongServer *server, int from, int n)
+{
+	for (int i = from; i < from + n; i++)
+	{
+		MlcStrongKey *key = &server->keys[i];
+
+		if (key->payload)
+			mlc_command_add_int(cmd, key->ttl);
+		else
+			mlc_command_add_cstr(cmd, "");
+		mlc_command_add(cmd, key->payload ? key->payload : "",
+						key->payload ? key->payloadlen : 0);
+	}
+}
+
+static bool
+has_payloads(StrongServer *server, int from, int n)
+{
+	for (int i = from; i < from + n; i++)
+		if (server->keys[i].payload)
+			return true;
+	return false;
 }
 
 /* In a cluster a call is for one slot. */
@@ -253,6 +291,7 @@ lay_out(StrongServer *server)
 	for (int from = 0; from < server->nkeys; from += keys)
 	{
 		int			n = Min(keys, server->nkeys - from);
+		bool		payloads = has_payloads(server, from, n);
 		MlcCommand *cmd = &server->quarantines[server->ncalls++];
 
 		mlc_command_init(cmd);
@@ -263,6 +302,8 @@ lay_out(StrongServer *server)
 		mlc_command_add_cstr(cmd, "");	/* whoever has armed it */
 		mlc_command_add_cstr(cmd, commit->owner);
 		mlc_command_add_cstr(cmd, "0"); /* no deadline */
+		if (payloads)
+			mlc_command_add_cstr(cmd, "1"); /* remember what was cached */
 
 		cmd = &server->releases[server->nreleases++];
 		mlc_command_init(cmd);
@@ -273,6 +314,9 @@ lay_out(StrongServer *server)
 		mlc_command_add_cstr(cmd, commit->owner);
 		mlc_command_add(cmd, commit->version, MLC_VERSION_LEN);
 		mlc_command_add_cstr(cmd, server->tell ? "1" : "0");
+		Assert(cmd->argc == RELEASE_ARGC(n));
+		if (payloads)
+			add_payloads(cmd, server, from, n);
 	}
 	if (server->close)
 	{
@@ -501,7 +545,7 @@ ask_where_they_are(void)
 			StrongServer *server = &commit->servers[i];
 			StrongServer *now = NULL;
 			bool		degrade = server->degrade;
-			StrongKey	key = server->keys[k];
+			MlcStrongKey key = server->keys[k];
 			MlcLink    *whole = mlc_link_whole(server->link);
 			MlcLink    *node;
 
@@ -516,7 +560,8 @@ ask_where_they_are(void)
 			if (now == NULL)
 				now = new_server(node);
 			now->degrade &= degrade;
-			add_key(now, key.key, key.len);
+			key.payload = NULL; /* its entry may have been on either side */
+			add_key(now, &key);
 		}
 	for (int i = old; i < commit->nservers; i++)
 		lay_out(&commit->servers[i]);
@@ -622,7 +667,7 @@ close_l1(MlcStrongRule *rules, int nrules)
 		if (rule->all && !commit->closed_all)
 			commit->closed_all = mlc_l1_writer_close_all();
 		for (int k = 0; k < rule->nkeys && !rule->all; k++)
-			mlc_l1_writer_close(rule->keys[k], rule->lens[k],
+			mlc_l1_writer_close(rule->keys[k].key, rule->keys[k].len,
 								&commit->closed[commit->nclosed++]);
 	}
 }
@@ -651,6 +696,14 @@ mlc_strong_quarantine(MlcStrongRule *rules, int nrules, bool prepare)
 	relay = mlc_segment_relay(MyDatabaseId, true);
 	mlc_commits_begin();
 	commit = mine;				/* from here on there is something to end */
+
+	/*
+	 * Who ends a prepared transaction does not know the rows; and what a
+	 * crash may undo must not be cached.
+	 */
+	mine->writes_through = !prepare &&
+		(synchronous_commit != SYNCHRONOUS_COMMIT_OFF ||
+		 MLC_FAULT_SKIP("strong-async"));
 	if (prepare)
 		pg_atomic_fetch_add_u64(&relay->prepared, 1);
 
@@ -696,16 +749,21 @@ static bool
 release_server(StrongServer *server, bool committed)
 {
 	MlcConn    *conn = server->link->conn;
+	int			keys = keys_a_call(server);
 
 	if (!mlc_conn_is_open(conn))
 		return false;
 	for (int i = 0; i < server->nreleases; i++)
 	{
 		MlcCommand *cmd = &server->releases[i];
+		int			n = Min(keys, server->nkeys - i * keys);
 
 		/* no version says that it was aborted */
 		if (!committed)
-			cmd->argvlen[cmd->argc - RELEASE_TAIL] = 0;
+		{
+			cmd->argvlen[RELEASE_VERSION(n)] = 0;
+			cmd->argc = RELEASE_ARGC(n);
+		}
 		mlc_command_append(cmd, conn);
 	}
 	if (!mlc_conn_send(conn))

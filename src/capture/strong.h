@@ -13,6 +13,21 @@
 
 #include "model/version.h"
 
+/*
+ * Bytes of rows that a commit writes through to a server: so much goes into a
+ * socket at once, and what does not is no release.
+ */
+#define MLC_STRONG_PAYLOADS (16 * 1024)
+
+typedef struct MlcStrongKey
+{
+	const char *key;
+	uint32		len;
+	uint32		payloadlen;
+	const char *payload;		/* the row; NULL: the key is only released */
+	int64		ttl;			/* ms; 0: none */
+} MlcStrongKey;
+
 /* What the transaction changed under one strong rule. */
 typedef struct MlcStrongRule
 {
@@ -21,8 +36,7 @@ typedef struct MlcStrongRule
 	bool		degrade;		/* on_unreachable */
 	bool		all;			/* the whole rule, not keys */
 	int			nkeys;
-	char	  **keys;
-	uint32	   *lens;
+	MlcStrongKey *keys;
 } MlcStrongRule;
 
 /*

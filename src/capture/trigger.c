@@ -5,14 +5,18 @@
  *
  * One trigger a table serves all its rules, found through the same cache that
  * decoding uses.  It renders old and new key, evaluates the rule's filter, and
- * adds the keys to the dirty set.  It fires ALWAYS, whatever
- * session_replication_role says, and never speaks to Redis.
+ * adds the keys to the dirty set, with the row where a strong commit may write
+ * it through.  It fires ALWAYS, whatever session_replication_role says, and
+ * never speaks to Redis.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "base/fault.h"
+#include "capture/payload.h"
+#include "capture/strong.h"
 #include "capture/trigger.h"
 #include "capture/xact.h"
 #include "commands/trigger.h"
@@ -163,15 +167,44 @@ is_untouched(MlcBinding *binding, TupleDesc desc, HeapTuple a, HeapTuple b)
 	return true;
 }
 
+/*
+ * What the commit may write through of a row; false: nothing.  Triggers of others
+ * may have changed the row again, and events come in no order of versions then:
+ * what is not the last version is nothing to cache.
+ */
+static bool
+render_payload(MlcBinding *binding, HeapTuple tuple, TupleDesc desc,
+			   StringInfo payload)
+{
+	uint16		infomask = tuple->t_data->t_infomask;
+
+	if (!mlc_rule_writes_through(binding->rule) ||
+		((infomask & HEAP_XMAX_INVALID) == 0 &&
+		 !HEAP_XMAX_IS_LOCKED_ONLY(infomask) &&
+		 !MLC_FAULT_SKIP("capture-last-version")))
+		return false;
+	initStringInfo(payload);
+	return mlc_payload_render(binding, tuple, desc, payload) &&
+		payload->len <= MLC_STRONG_PAYLOADS;
+}
+
+/* op of a row that was there, or of one that is. */
 static void
-add(MlcBinding *binding, MlcOp op, HeapTuple tuple, TupleDesc desc,
+add(MlcBinding *binding, MlcOp op, bool is_new, HeapTuple tuple, TupleDesc desc,
 	StringInfo key)
 {
+	StringInfoData payload;
+	bool		has_payload;
+
 	resetStringInfo(key);
 	switch (mlc_rule_render(binding, tuple, desc, key))
 	{
 		case MLC_RENDER_OK:
-			mlc_xact_add(binding->rule, op, key->data, key->len);
+			has_payload = is_new &&
+				render_payload(binding, tuple, desc, &payload);
+			mlc_xact_add(binding->rule, op, key->data, key->len,
+						 has_payload ? payload.data : NULL,
+						 has_payload ? payload.len : 0);
 			break;
 		case MLC_RENDER_NULL:
 			if (binding->rule->stat)
@@ -219,9 +252,9 @@ capture(MlcRelationRules *rules, MlcBinding *binding, TriggerData *trigdata,
 	 * after concerns nobody.
 	 */
 	if (oldtuple && passes(rules, binding, relation, trigdata->tg_trigslot))
-		add(binding, mlc_rule_leave_op(rule), oldtuple, desc, key);
+		add(binding, mlc_rule_leave_op(rule), false, oldtuple, desc, key);
 	if (newtuple && passes(rules, binding, relation, newslot))
-		add(binding, rule->action, newtuple, desc, key);
+		add(binding, rule->action, true, newtuple, desc, key);
 }
 
 /*
@@ -256,7 +289,8 @@ mlc_capture(PG_FUNCTION_ARGS)
 
 		if (binding->rule->capture != MLC_CAPTURE_TRIGGER)
 			continue;
-		if (binding->pin_format && nestlevel < 0)
+		if ((binding->pin_format || mlc_rule_writes_through(binding->rule)) &&
+			nestlevel < 0)
 			nestlevel = mlc_rule_pin_format();
 		capture(rules, binding, trigdata, &key);
 	}

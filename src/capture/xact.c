@@ -48,6 +48,7 @@ typedef struct DirtyRule
 	int			all_level;		/* nest level that said so */
 	bool		strong;
 	bool		degrade;
+	int64		ttl;
 	int			nservers;		/* of a strong rule; 0: all */
 	char	  **servers;
 } DirtyRule;
@@ -61,7 +62,7 @@ typedef struct DirtyKey
 	int			previous;		/* this key's event before; -1: none */
 	uint64		turn;			/* order of the calls */
 	char	   *key;
-	char	   *body;			/* NULL: none */
+	char	   *body;			/* NULL: none; the row, where the op has none */
 } DirtyKey;
 
 /* Hash from (rule, key) to the last event; the key is the event's index. */
@@ -181,6 +182,7 @@ touch(DirtySet *set, const MlcRule *rule)
 	entry->all_level = 0;
 	entry->strong = rule->consistency == MLC_STRONG;
 	entry->degrade = rule->degrade;
+	entry->ttl = rule->ttl;
 	entry->nservers = 0;
 	if (entry->strong)
 		copy_servers(set, entry, rule);
@@ -339,7 +341,8 @@ add(DirtySet *set, int ruleno, MlcOp op, const char *key, uint32 keylen,
 }
 
 void
-mlc_xact_add(const MlcRule *rule, MlcOp op, const char *key, uint32 keylen)
+mlc_xact_add(const MlcRule *rule, MlcOp op, const char *key, uint32 keylen,
+			 const char *row, uint32 rowlen)
 {
 	DirtySet   *set = dirty_set();
 	int			ruleno;
@@ -350,8 +353,10 @@ mlc_xact_add(const MlcRule *rule, MlcOp op, const char *key, uint32 keylen)
 		return;
 	if (set->bytes + keylen > (Size) mlc_capture_work_mem * 1024)
 		mlc_xact_add_all(rule);
-	else
+	else if (set->bytes + keylen + rowlen > (Size) mlc_capture_work_mem * 1024)
 		add(set, ruleno, op, key, keylen, NULL, 0);
+	else
+		add(set, ruleno, op, key, keylen, row, rowlen);
 }
 
 /* Has a pattern been invalidated since then that the key matches? */
@@ -525,7 +530,7 @@ write_rule(DirtySet *set, int ruleno, StringInfo message)
 			if (is_overtaken(set, event))
 				mlc_event_message_key(&keys, MLC_OP_DELETE, event->key,
 									  event->keylen);
-			else if (event->body)
+			else if (event->body && mlc_event_has_body(event->op))
 				mlc_event_message_body(&keys, event->op, event->key,
 									   event->keylen, event->body,
 									   event->bodylen);
@@ -575,15 +580,20 @@ collect_strong(DirtySet *set, int ruleno, MlcStrongRule *strong)
 	if (rule->all)
 		return;
 	strong->keys = MemoryContextAllocHuge(set->context,
-										  sizeof(char *) * Max(set->nkeys, 1));
-	strong->lens = MemoryContextAllocHuge(set->context,
-										  sizeof(uint32) * Max(set->nkeys, 1));
+										  sizeof(MlcStrongKey) * Max(set->nkeys, 1));
 	for (int i = 0; i < set->nkeys; i++)
 	{
-		if (set->keys[i].rule != ruleno || is_superseded(set, i))
+		DirtyKey   *event = &set->keys[i];
+		MlcStrongKey *key;
+
+		if (event->rule != ruleno || is_superseded(set, i))
 			continue;
-		strong->keys[strong->nkeys] = set->keys[i].key;
-		strong->lens[strong->nkeys++] = set->keys[i].keylen;
+		key = &strong->keys[strong->nkeys++];
+		key->key = event->key;
+		key->len = event->keylen;
+		key->payload = event->body;
+		key->payloadlen = event->bodylen;
+		key->ttl = rule->ttl;
 	}
 }
 

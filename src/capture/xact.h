@@ -26,10 +26,12 @@ extern void mlc_xact_touch(const MlcRule *rule);
 /*
  * Adds a key.  A later event for the same key replaces an earlier one, unless
  * a savepoint between them is rolled back.  Past mlcache.capture_work_mem the
- * rule is purged as a whole instead.
+ * rule is purged as a whole instead.  row: what a strong commit may write
+ * through, or NULL.  Copies.
  */
 extern void mlc_xact_add(const MlcRule *rule, MlcOp op,
-						 const char *key, uint32 keylen);
+						 const char *key, uint32 keylen,
+						 const char *row, uint32 rowlen);
 
 /* Purges the rule as a whole when the transaction commits. */
 extern void mlc_xact_add_all(const MlcRule *rule);

@@ -208,6 +208,17 @@ mlc_rule_leave_op(const MlcRule *rule)
 	return rule->action == MLC_OP_REFRESH ? MLC_OP_REFRESH : MLC_OP_INVALIDATE;
 }
 
+/*
+ * May the release of a commit put the new row where its quarantine has removed
+ * the old one?  Not where others may commit without a quarantine.
+ */
+static inline bool
+mlc_rule_writes_through(const MlcRule *rule)
+{
+	return rule->consistency == MLC_STRONG && rule->action == MLC_OP_UPDATE &&
+		!rule->degrade;
+}
+
 /* One letter of the catalog to a word and back; -1 for an unknown word. */
 extern const char *mlc_rule_consistency_name(MlcConsistency consistency);
 extern int	mlc_rule_consistency_parse(const char *name);

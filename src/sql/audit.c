@@ -139,7 +139,8 @@ put_finding(void *arg, const MlcFinding *finding)
 	if (report->repair)
 		mlc_xact_add(rule, rule->action == MLC_OP_REPLICATE ||
 					 rule->action == MLC_OP_REFRESH ? MLC_OP_REFRESH :
-					 MLC_OP_INVALIDATE, finding->key, finding->keylen);
+					 MLC_OP_INVALIDATE, finding->key, finding->keylen,
+					 NULL, 0);
 
 	if (report->found.len < TOLD_MAX)
 		appendStringInfo(&report->found, "\n%.*s is %s on server %s",

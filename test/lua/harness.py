@@ -162,8 +162,8 @@ class LibraryTest(unittest.TestCase):
         return self.fcall("mlc_apply", [e[0] for e in events], "db", "n1", op, versions, ttl,
                           *[e[1] for e in events])
 
-    def quarantine(self, owner, key="k", timeout=60000, nonce="", ns="db"):
-        return self.fcall("mlc_quarantine", [key], ns, nonce, owner, timeout)
+    def quarantine(self, owner, key="k", timeout=60000, nonce="", ns="db", remember=1):
+        return self.fcall("mlc_quarantine", [key], ns, nonce, owner, timeout, remember)
 
     def release(self, owner, version=None, payload=None, key="k", ttl=0, ns="db", tell=1):
         return self.fcall("mlc_release", [key], ns, owner, V(version) if version else "", tell,

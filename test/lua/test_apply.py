@@ -188,6 +188,7 @@ class Invalidate(LibraryTest):
         self.assertIsNone(self.guard())
 
     def test_own_mark_goes_and_taints_the_others(self):
+        self.cache()
         self.quarantine("o1")
         self.quarantine("o2")
         self.fcall("mlc_invalidate", ["k"], "db", "o1")
@@ -358,10 +359,13 @@ class Marks(LibraryTest):
         self.assertEqual(self.guard()["floor"], V(130))
 
     def test_floor_keeps_a_release_from_setting_what_is_older(self):
+        self.cache()
         self.quarantine("o1")
         self.apply(("u", "k", 130))
         self.assertEqual(self.release("o1", 130, "v130"), [0, 1, 0])
         self.assertIsNone(self.entry())
+        self.r.delete("mlc:{k}")
+        self.cache()
         self.quarantine("o1")
         self.apply(("i", "k", 130))
         self.assertEqual(self.release("o1", 131, "v131"), [1, 0, 0])
@@ -374,6 +378,7 @@ class Marks(LibraryTest):
         self.assertEqual(self.entry(), "new")
 
     def test_after_the_release_it_is_skipped(self):
+        self.cache()
         self.quarantine("o1")
         self.release("o1", 120, "v120")
         self.assertEqual(self.apply(("uo1", "k", 120, "v120")), [0, 1, 0])

@@ -289,6 +289,7 @@ class Danish(OwnServer):
         self.assertEqual(self.get("f")[0], "lease")
         self.assertEqual(self.fill("f", lo=0xaa, hi=0xab), "ok")
         self.assertEqual(self.apply(("u", "f", 0xaa)), [0, 1, 0])
+        self.cache(lo=0xaa, hi=0xaa)
         self.quarantine("o1")
         self.quarantine("o2")
         self.release("o1", 0xaa)

@@ -210,6 +210,7 @@ class Arguments(LibraryTest):
         for bad in ("", "2", "yes"):
             self.refuses("MLCARG", "mlc_fill", ["k"], "t", "x", 0, V(100), V(100), bad)
             self.refuses("MLCARG", "mlc_release", ["k"], "db", "o", V(1), bad)
+            self.refuses("MLCARG", "mlc_quarantine", ["k"], "db", "", "o", 0, bad)
 
     def test_ops(self):
         for bad in ("", "x", "U", "uu|"):

@@ -25,6 +25,7 @@ class Quarantine(LibraryTest):
         self.quarantine("o1", timeout=60000)
         guard = self.guard()
         owner, deadline = guard.pop("marks").split("=")
+        self.assertEqual(guard.pop("nonce"), "n1")
         self.assertEqual(set(guard.values()), {""})
         self.assertEqual(owner, "o1")
         self.assertTrue(before + 60000 <= int(deadline) <= self.now() + 60000)
@@ -109,8 +110,11 @@ class Quarantine(LibraryTest):
 
 
 class Release(LibraryTest):
-    def test_payload(self):
+    def setUp(self):
+        super().setUp()
         self.cache()
+
+    def test_payload(self):
         self.quarantine("o1")
         self.assertEqual(self.release("o1", 120, "v120"), [1, 0, 0])
         self.assertEqual(self.get(), ["hit", "v120", V(120), V(120), V(100)])
@@ -123,7 +127,6 @@ class Release(LibraryTest):
             self.assertTrue(4000 < self.r.pttl(key) <= 5000, key)
 
     def test_no_payload(self):
-        self.cache()
         self.quarantine("o1")
         self.assertEqual(self.release("o1", 120), [0, 1, 0])
         self.assertEqual(self.get()[0], "lease")
@@ -134,7 +137,6 @@ class Release(LibraryTest):
         self.assertEqual(self.entry(), "")
 
     def test_abort(self):
-        self.cache()
         self.quarantine("o1")
         self.assertEqual(self.release("o1", None, "never"), [0, 1, 0])
         self.assertIsNone(self.entry())
@@ -211,6 +213,7 @@ class Release(LibraryTest):
         self.quarantine("o2")
         self.mark_over("o1")
         self.release("o2", 120, "v120")
+        self.cache()
         self.quarantine("o3")
         self.assertEqual(self.release("o3", 130, "v130"), [1, 0, 0])
 
@@ -271,13 +274,146 @@ class Release(LibraryTest):
         self.refuses("MLCARG", "mlc_release", ["k", "k"], "db", "o1", "", 0)
 
     def test_several_keys(self):
-        keys = ["a", "b", "c"]
-        self.fcall("mlc_quarantine", keys, "db", "", "o1", 60000)
+        keys = ["a", "b", "c", "d", "e"]
+        for key in keys[:4]:
+            self.cache(key)
+        self.r.delete("d")
+        self.fcall("mlc_quarantine", keys, "db", "", "o1", 60000, 1)
         self.quarantine("o2", "c")
         self.assertEqual(self.fcall("mlc_release", keys, "db", "o1", V(120), 0, 0, "va", "", "",
-                                    5000, "vc"), [1, 1, 1])
-        self.assertEqual([self.entry(k) for k in keys], ["va", None, None])
+                                    5000, "vc", 0, "vd", 0, "ve"), [1, 3, 1])
+        self.assertEqual([self.entry(k) for k in keys], ["va"] + [None] * 4)
         self.assertEqual(list(self.marks("c")), ["o2"])
+
+
+class WriteThrough(LibraryTest):
+    """A payload takes the place of what the quarantine has removed, or of nothing."""
+
+    def changed(self, payload="v120", **kw):
+        self.quarantine("o1", timeout=0, **kw)
+        self.release("o1", 120, payload)
+        return self.entry()
+
+    def test_what_was_not_cached(self):
+        self.assertIsNone(self.changed())
+
+    def test_what_somebody_was_loading(self):
+        self.get()
+        self.assertIsNone(self.changed())
+        self.assertEqual(self.fill(), "refused")
+
+    def test_what_was_known_to_be_absent(self):
+        self.cache(absent=1)
+        self.assertEqual(self.changed(), "v120")
+        self.assertEqual(self.bounds(), (V(120), V(120)))
+
+    def test_what_had_been_evicted(self):
+        self.cache()
+        self.r.delete("k")
+        self.assertIsNone(self.changed())
+
+    def test_what_nobody_vouched_for(self):
+        self.r.set("k", "unguarded")
+        self.assertIsNone(self.changed())
+
+    def test_only_when_asked_to(self):
+        self.cache()
+        self.assertIsNone(self.changed(remember=0))
+
+    def test_another_arming(self):
+        self.cache()
+        self.quarantine("o1", timeout=0)
+        self.begin(applied=130, nonce="n2")
+        self.release("o1", 120, "v120")
+        self.assertEqual((self.entry(), self.get()[0]), (None, "lease"))
+
+    def test_another_relay(self):
+        self.cache()
+        self.quarantine("o1", timeout=0)
+        self.fcall("mlc_adopt", [], "db", "n1", "n2")
+        self.release("o1", 120, "v120")
+        self.assertIsNone(self.entry())
+
+    def test_a_later_mark_under_another_arming(self):
+        """What was there then is older than the new history."""
+        self.cache()
+        self.quarantine("o1", timeout=0)
+        self.begin(applied=130, nonce="n2")
+        self.quarantine("o2", timeout=0)
+        self.release("o1")
+        self.release("o2", 140, "v140")
+        self.assertIsNone(self.entry())
+
+    def test_no_arming(self):
+        self.cache()
+        self.quarantine("o1", timeout=0)
+        self.fcall("mlc_close", [], "db", "o2")
+        self.release("o1", 120, "v120")
+        self.assertIsNone(self.entry())
+
+    def test_another_server(self):
+        """The process still knows what the state does not say any more."""
+        self.cache()
+        self.quarantine("o1", timeout=0)
+        self.r.hset("mlc:state:db", "nonce", "n2")
+        self.release("o1", 120, "v120")
+        self.assertIsNone(self.entry())
+
+    def test_a_process_that_has_forgotten(self):
+        self.cache()
+        self.quarantine("o1", timeout=0)
+        self.load(self.r)
+        self.release("o1", 120, "v120")
+        self.assertIsNone(self.entry())
+
+    def test_nothing_applied(self):
+        self.cache()
+        self.quarantine("o1", timeout=0)
+        self.r.hdel("mlc:state:db", "applied")
+        self.release("o1", 120, "v120")
+        self.assertIsNone(self.entry())
+
+    def test_unarmed_when_the_mark_came(self):
+        self.cache()
+        self.begin(nonce="n2", arm=False)
+        self.quarantine("o1", timeout=0)
+        self.assertEqual(self.guard()["nonce"], "")
+        self.fcall("mlc_arm", [], "db", "n2")
+        self.release("o1", 120, "v120")
+        self.assertIsNone(self.entry())
+
+    def test_a_lease_is_no_promise(self):
+        """The mark was swept, and a reader came."""
+        self.cache()
+        self.quarantine("o1", timeout=0)
+        self.fcall("mlc_invalidate", ["k"], "db", "o1")
+        self.get()
+        self.release("o1", 120, "v120")
+        self.assertIsNone(self.entry())
+
+    def test_the_last_of_two(self):
+        self.cache()
+        self.quarantine("o1", timeout=0)
+        self.quarantine("o2", timeout=0)
+        self.release("o1", 120, "v120")
+        self.apply(("u", "k", 120, "v120"))
+        self.fcall("mlc_purge", [], "db", 0, 100, "mlc:*")
+        self.release("o2", 130, "v130")
+        self.assertEqual(self.entry(), "v130")
+
+    def test_the_relay_leaves_it_alone(self):
+        self.cache()
+        self.assertEqual(self.changed(), "v120")
+        self.fcall("mlc_invalidate", ["k"], "db", "", V(120))
+        self.apply(("u", "k", 120, "v120"))
+        self.assertEqual(self.entry(), "v120")
+
+    def test_many_keys(self):
+        self.cache("a")
+        self.fcall("mlc_quarantine", ["a", "b"], "db", "", "o1", 0)
+        self.assertEqual((self.guard("a")["nonce"], self.entry("a")), ("", None))
+        self.fcall("mlc_release", ["a", "b"], "db", "o1", V(120), 1, 0, "va", 0, "vb")
+        self.assertEqual([self.entry("a"), self.entry("b")], [None, None])
 
 
 class Released(LibraryTest):
@@ -441,7 +577,7 @@ class Strong(LibraryTest):
         self.quarantine("o1")
         self.release("o1", 120, "v120")
         self.assertEqual(self.fill(payload="old row"), "refused")
-        self.assertEqual(self.entry(), "v120")
+        self.assertIsNone(self.entry())
 
     def test_between_commit_and_release(self):
         self.quarantine("o1")
@@ -449,6 +585,7 @@ class Strong(LibraryTest):
         self.assertEqual(self.fill(token="t2"), "refused")
 
     def test_two_writers_one_reader(self):
+        self.cache()
         self.quarantine("o1")
         self.quarantine("o2")
         self.release("o2", 120, "v120")
@@ -468,6 +605,7 @@ class Strong(LibraryTest):
     def test_the_relay_comes_in_between(self):
         """A later commit by another owner is applied before the first one's
         release arrives."""
+        self.cache()
         self.quarantine("o1")
         self.apply(("u", "k", 130, "v130"))
         self.release("o1", 120, "v120")

@@ -111,6 +111,8 @@ typedef struct Redis
 	uint32_t	timeline:1;		/* of applied */
 	uint32_t	entry_timeline:1;	/* of lo and hi */
 	uint32_t	closes:2;		/* how often writers have closed it */
+	uint32_t	cached:1;		/* the guard has the nonce of a lease, or of the
+								 * first mark, if an entry was there then */
 } Redis;
 
 typedef struct Reader
@@ -198,7 +200,7 @@ typedef struct Rest
 	uint32_t	old_wal1:2;
 	uint32_t	old_wal2:2;
 	uint32_t	taken_over:1;	/* the target has been the new one's once */
-	uint32_t	promised:3;		/* quarantined, armed, under the nonce of now */
+	uint32_t	promised:1;		/* redis.cached: it is the nonce of now */
 	uint32_t	late:3;			/* quarantines under way whose owner is gone */
 } Rest;
 
@@ -249,6 +251,7 @@ _Static_assert(sizeof(State) == 32, "a state has 32 bytes");
 	X(LAST_MARK, "the release's condition that its mark is the last") \
 	X(FLOOR, "the floor") \
 	X(RELEASE_ARMING, "the release's condition that its arming still holds") \
+	X(RELEASE_FLUSHED, "no payload of a commit that a crash may undo") \
 	X(TAINT, "the taint") \
 	X(RELEASED_LO, "the rule that the relay leaves alone what is no older, not what may be newer") \
 	X(L1_CLOSED, "L1 closed around Redis") \

@@ -24,6 +24,8 @@ tidy(Redis *r)
 {
 	if (!r->marks)
 		r->taint = 0;
+	if (!r->marks && !r->lease)
+		r->cached = 0;
 	if (!r->marks && (r->entry || !tells_release()))
 		r->floor = 0;
 	if (!r->lease)
@@ -33,7 +35,7 @@ tidy(Redis *r)
 	if (!r->entry && !r->marks && !r->lease && !r->floor)
 		r->guard = 0;
 	if (!r->guard)
-		r->lo = r->hi = r->floor = r->taint = r->lease = r->lease_current = r->marks = 0;
+		r->lo = r->hi = r->floor = r->taint = r->cached = r->lease = r->lease_current = r->marks = 0;
 }
 
 static void
@@ -86,6 +88,7 @@ redis_get(State *s, int token)
 	r->guard = 1;
 	r->lease = token;
 	r->lease_current = 1;
+	r->cached = s->rest.promised = scenario->strong && scenario->action != INVALIDATE;
 	return ANSWER_LEASE;
 }
 
@@ -124,14 +127,17 @@ redis_quarantine(State *s, int tx)
 {
 	Redis	   *r = &s->redis;
 
+	if (!r->marks)
+	{
+		r->floor = 0;
+		r->cached = scenario->action != INVALIDATE && r->entry && r->guard &&
+			r->armed && r->nonce == s->rest.memory_nonce;
+		s->rest.promised = r->cached;
+	}
 	r->entry = 0;
 	kill_lease(r);
 	r->guard = 1;
-	if (!r->marks)
-		r->floor = 0;
 	r->marks |= 1u << tx;
-	if (scenario->action != INVALIDATE && r->armed && r->nonce == s->rest.memory_nonce)
-		s->rest.promised |= 1u << tx;
 	tidy(r);
 }
 
@@ -171,8 +177,8 @@ redis_release(State *s, int tx, Release release)
 	unsigned	payload = wal_prefix(s, version);
 	int			floor = KEEPS(FLOOR) ? (int) r->floor : 0;
 	bool		taint = KEEPS(TAINT) && r->taint;
-	bool		current = (s->rest.promised & 1u << tx) &&
-	r->armed && r->nonce == s->rest.memory_nonce;
+	bool		current = s->rest.promised && r->armed &&
+	r->nonce == s->rest.memory_nonce;
 	bool		stood;
 
 	if (release == RELEASE_OLD)
@@ -181,7 +187,6 @@ redis_release(State *s, int tx, Release release)
 		version = s->rest.old_len;
 		payload = s->rest.old_row | 1u << tx;
 	}
-	s->rest.promised &= ~(1u << tx);	/* there is no second release */
 	stood = take_marks(r, 1u << tx, commit ? version : 0);
 	if (!commit && !stood)
 		return;					/* whatever is there is none of its business */
@@ -189,7 +194,8 @@ redis_release(State *s, int tx, Release release)
 	if (commit && scenario->action != INVALIDATE &&
 		(stood || !KEEPS(OWN_MARK)) &&
 		(!r->marks || !KEEPS(LAST_MARK)) &&
-		version > floor && !taint &&
+		version > floor && !taint && r->cached &&
+		(!scenario->async || !KEEPS(RELEASE_FLUSHED)) &&
 		(current || !KEEPS(RELEASE_ARMING)))
 		set_payload(r, payload, version, timeline);
 	else
@@ -197,6 +203,7 @@ redis_release(State *s, int tx, Release release)
 	if (!r->marks && (!commit || !stood || taint))
 		r->floor = 0;
 	tidy(r);
+	s->rest.promised &= r->cached;
 }
 
 /* The relay's: the owner of a mark is gone, its version is not known. */
@@ -211,6 +218,7 @@ redis_sweep(State *s, int tx)
 	else
 		r->floor = 0;
 	tidy(r);
+	s->rest.promised &= r->cached;
 }
 
 void
@@ -274,8 +282,10 @@ redis_apply(State *s, unsigned txs, int version, int timeline, int nonce)
 			return;
 	}
 	kill_lease(r);
-	if (!tells_release())
-		take_marks(r, txs, version);
+
+	/* a mark is its owner's, or the sweep's */
+	if (!tells_release() && r->marks && r->floor < (unsigned) version)
+		r->floor = version;
 	if (scenario->action == INVALIDATE)
 		r->entry = 0;
 	else if (r->marks && KEEPS(UPDATE_MARKS))

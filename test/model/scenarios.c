@@ -23,6 +23,12 @@ Scenario	scenarios[] = {
 		.readers = 1,.crashes = 1,.server = 1,.evict = 1,
 	},
 	{
+		.name = "strong-async",
+		.words = "strong, update, synchronous_commit = off",
+		.transactions = 2,.strong = 1,.action = UPDATE,.positions = 1,.async = 1,
+		.readers = 1,.crashes = 1,.server = 1,
+	},
+	{
 		.name = "prepared",
 		.words = "strong, update, T2 is a prepared transaction; Redis fails over",
 		.transactions = 2,.strong = 1,.action = UPDATE,.prepare = 2,
@@ -171,6 +177,7 @@ const Mutation mutations[] = {
 	{FLOOR, "strong-update"},
 	{TAINT, "strong-update"},
 	{RELEASE_ARMING, "failover-strong"},
+	{RELEASE_FLUSHED, "strong-async"},
 	{CLOSE, "close"},
 	{CLOSE_COUNT, "close-fresh"},
 	/* 6: L1 */

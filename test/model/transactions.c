@@ -201,9 +201,7 @@ transaction_steps(const State *s, int tx)
 	{
 		n = *s;
 		set_tx_release(&n, tx, RELEASE_NONE);
-		n.rest.promised &= ~(1u << tx);
 		emit(&n, STEP_RELEASE_LOST, tx);
-		n.rest.promised = s->rest.promised;
 		redis_release(&n, tx, tx_release(s, tx));
 		emit(&n, STEP_RELEASE, tx);
 	}

@@ -181,7 +181,8 @@ for my $sessions (10, 100, 200)
 
 for my $sessions (10, 100, 200)
 {
-	run_with_faults('strong', 'strong', $sessions, rule => "consistency => 'strong'");
+	run_with_faults('strong', 'strong', $sessions,
+		rule => "consistency => 'strong', action => '" . ($sessions == 200 ? 'invalidate' : 'update') . "'");
 }
 
 # ---------- readers through the clients, in Python and in Node ----------

@@ -21,7 +21,9 @@
 --			behind for the next: the version of its commit.
 --	 marks  "owner=deadline,...": committing transactions keep everybody from
 --			filling.  No entry.  floor: no payload at or below it may be set
---			by a release.  Flag T (taint): none at all may be.  Never expires,
+--			by a release.  Flag T (taint): none at all may be.  nonce: there was
+--			an entry when the first of the marks came, and the namespace was
+--			armed with that; without, no release may make one.  Never expires,
 --			since what can expire can be evicted, and a lost mark breaks the
 --			promise; mlc_sweep removes what its owner forgot.
 --
@@ -55,6 +57,7 @@ local tags = {}				-- of state keys, where the relay has said so
 local byte, find, format, gmatch, match, sub, concat
 local before, text_sorts
 local BAR = 124				-- '|'
+local LETTER_A = 65
 local LETTER_M = 109
 local PLAIN_ENTRY_LEN = 24 + 1 + 24 + 6
 
@@ -298,8 +301,8 @@ local function marks_text(guard)
 	for owner, limit in pairs(guard.marks) do
 		list[#list + 1] = format('%s=%.0f', owner, limit)
 	end
-	return '||' .. guard.floor .. '|' .. (guard.taint and 'T' or '') .. '||||' ..
-		concat(list, ',')
+	return '||' .. guard.floor .. '|' .. (guard.taint and 'T' or '') .. '|||' ..
+		guard.nonce .. '|' .. concat(list, ',')
 end
 
 -- Most guards carry no mark, or the caller's only, and need not be parsed.
@@ -307,10 +310,10 @@ local function has_no_marks(text)
 	return not text or byte(text, -1) == BAR
 end
 
-local NO_MARKS = {floor = '', taint = false, standing = 0}
+local NO_MARKS = {floor = '', taint = false, nonce = '', standing = 0}
 
-local function only_mark_text(owner, limit)
-	return '|||||||' .. owner .. '=' .. limit
+local function only_mark_text(owner, limit, nonce)
+	return '||||||' .. (nonce or '') .. '|' .. owner .. '=' .. limit
 end
 
 -- The relay will invalidate the key for this commit, too, and has no need to
@@ -1006,12 +1009,18 @@ local function evicts_marks(now)
 	return sub(policy, 1, 8) == 'allkeys-'
 end
 
+-- Did an entry stand there, or that there is no row?  gone: something was removed.
+local function was_cached(text, gone)
+	return text and byte(text) ~= BAR and (gone and #text == PLAIN_ENTRY_LEN or
+		#text > PLAIN_ENTRY_LEN and byte(text, 52) == LETTER_A)
+end
+
 -- What a guard with this text becomes when owner's mark is added; only: where
--- it is to be the only one.
-local function marked_text(text, only, owner, limit, now)
+-- it is to be the only one, after: where an entry stood, too.
+local function marked_text(text, gone, only, after, owner, limit, now)
 	local guard = not has_no_marks(text) and parse_marked_guard(text, now)
 	if not guard then
-		return only
+		return after and was_cached(text, gone) and after or only
 	end
 	if not guard.marks[owner] then
 		guard.standing = guard.standing + 1
@@ -1020,16 +1029,18 @@ local function marked_text(text, only, owner, limit, now)
 	return marks_text(guard)
 end
 
--- n keys; ns, nonce or '', owner, timeout (ms, 0 = none): entries and leases
--- go, owner's mark stands on every key.  A nonce that is given must be the
--- current one.	 1 when armed, 0 when not.	MLCEVICT where marks may be evicted.
+-- n keys; ns, nonce or '', owner, timeout (ms, 0 = none) [, remember (0/1)]:
+-- entries and leases go, owner's mark stands on every key.  A nonce that is given
+-- must be the current one.  remember: what was cached, for a release with a
+-- payload.  1 when armed, 0 when not.	MLCEVICT where marks may be evicted.
 --
 -- Every strong commit waits for it, so: one key takes as few commands as can be.
 local function mlc_quarantine(keys, args)
 	local n = need_keys(keys, 1, MAX_KEYS)
-	need_args(args, 4, 4)
+	need_args(args, 4, 5)
 	local ns = need_namespace(args[1])
 	local owner = need_name('owner', args[3])
+	local remember = args[5] and need_flag('remember', args[5])
 	local timeout = args[4] == '0' and 0 or need_ms('timeout', args[4], 0)
 	if args[2] ~= '' and redis.call('HGET', state_key(ns), 'nonce') ~= args[2] then
 		return wrong_nonce(ns)
@@ -1040,10 +1051,12 @@ local function mlc_quarantine(keys, args)
 		return redis.error_reply('MLCEVICT maxmemory-policy ' .. policy .. ' may evict marks')
 	end
 	local limit = timeout > 0 and now + timeout or 0
-	local only = only_mark_text(owner, format('%.0f', limit))
-	redis.call('UNLINK', unpack(keys))
+	local limit_text = format('%.0f', limit)
+	local only = only_mark_text(owner, limit_text)
+	local after = remember and armed[ns] and only_mark_text(owner, limit_text, armed[ns])
 	if n == 1 then
-		local text = marked_text(exchange(names[1], only), only, owner, limit, now)
+		local gone = redis.call('UNLINK', keys[1]) == 1
+		local text = marked_text(exchange(names[1], only), gone, only, after, owner, limit, now)
 		if text ~= only then
 			redis.call('SET', names[1], text)
 		end
@@ -1051,8 +1064,12 @@ local function mlc_quarantine(keys, args)
 		local texts = redis.call('MGET', unpack(names))
 		local puts = {}
 		for i = 1, n do
+			local gone = after and redis.call('UNLINK', keys[i]) == 1
 			puts[2 * i - 1] = names[i]
-			puts[2 * i] = marked_text(texts[i], only, owner, limit, now)
+			puts[2 * i] = marked_text(texts[i], gone, only, after, owner, limit, now)
+		end
+		if not after then
+			redis.call('UNLINK', unpack(keys))
 		end
 		redis.call('MSET', unpack(puts))
 	end
@@ -1063,15 +1080,16 @@ end
 -- ttl (ms, 0 = none; '' = no payload), payload] -> {set, deleted, waiting}.
 --
 -- Ends owner's marks.  The payload is set only if owner's mark still stood,
--- was the last one, the version is above the floor and there is no taint; else
--- the entry goes.  An abort leaves alone what others have put there since.
+-- was the last one, the version is above the floor, there is no taint, and
+-- something was cached when the first mark came, under the arming that still
+-- holds; else the entry goes.  An abort leaves alone what others have put there since.
 -- waiting counts the keys that other owners still hold.  tell: all who change
 -- these keys leave marks, so that whoever fills next may be told the version.
 local function mlc_release(keys, args)
 	local n = need_keys(keys, 1, MAX_KEYS)
 	local given = #args > 4
 	need_args(args, given and 4 + 2 * n or 4, given and 4 + 2 * n or 4)
-	need_namespace(args[1])
+	local ns = need_namespace(args[1])
 	local owner = need_name('owner', args[2])
 	local version = args[3]
 	local committed = version ~= ''
@@ -1093,6 +1111,11 @@ local function mlc_release(keys, args)
 		texts = redis.call('MGET', unpack(names))
 	end
 	need_distinct(keys)
+	local nonce, applied
+	if given then
+		nonce, applied = get_state(ns)
+		nonce = is_armed(ns, nonce) and applied and nonce
+	end
 	local now
 	local plan = new_plan()
 	local set, deleted, waiting = 0, 0, 0
@@ -1113,7 +1136,7 @@ local function mlc_release(keys, args)
 			end
 			clear(plan, key, name, guard)
 			waiting = waiting + 1
-		elseif committed and ttl and own and not guard.taint and
+		elseif committed and ttl and own and not guard.taint and guard.nonce == nonce and
 			(guard.floor == '' or before(guard.floor, version)) then
 			put(plan, key, args[4 + 2 * i], ttl)
 			put(plan, name, entry_text(version, version, false), ttl)
