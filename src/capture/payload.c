@@ -46,6 +46,26 @@ mlc_payload_is_missing(HeapTuple tuple, TupleDesc desc, AttrNumber attnum)
 	return is_external(TupleDescAttr(desc, attnum - 1), value, isnull);
 }
 
+/*
+ * Is one of eight bytes below ' ', a quote or a backslash?  A byte is below n
+ * if its high bit is 0 and becomes 1 when n is taken away ("Bit Twiddling
+ * Hacks", haszero and hasless); a borrow is only taken past such a byte.
+ */
+static inline bool
+any_escape(const char *text)
+{
+	const uint64 ones = UINT64CONST(0x0101010101010101);
+	uint64		bytes;
+	uint64		quote;
+	uint64		backslash;
+
+	memcpy(&bytes, text, sizeof(bytes));
+	quote = bytes ^ (ones * '"');
+	backslash = bytes ^ (ones * '\\');
+	return ((((bytes - ones * ' ') & ~bytes) | ((quote - ones) & ~quote) |
+			 ((backslash - ones) & ~backslash)) & (ones << 7)) != 0;
+}
+
 /* As escape_json(), but what needs no escape is copied in one piece. */
 static void
 put_string(StringInfo out, const char *text, size_t len)
@@ -55,8 +75,11 @@ put_string(StringInfo out, const char *text, size_t len)
 	appendStringInfoCharMacro(out, '"');
 	for (size_t i = 0; i < len; i++)
 	{
-		unsigned char c = text[i];
+		unsigned char c;
 
+		while (i + sizeof(uint64) < len && !any_escape(text + i))
+			i += sizeof(uint64);
+		c = text[i];
 		if (likely(c >= ' ' && c != '"' && c != '\\'))
 			continue;
 		appendBinaryStringInfo(out, text + from, i - from);

@@ -306,6 +306,7 @@ send_batch(MlcBatch *batch, MlcVersion end)
 	mlc_relay->flight_oldest = batch->oldest;
 	mlc_relay->in_flight = true;
 	mlc_relay->sent_at = GetCurrentTimestamp();
+	mlc_relay->busy = batch->transactions >= MLC_BUSY;
 	mlc_refresh_queue(batch);
 	MemoryContextSwitchTo(mlc_relay->scratch);
 

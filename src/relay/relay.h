@@ -20,6 +20,8 @@
 #include "shm/segment.h"
 #include "utils/hsearch.h"
 
+#define MLC_BUSY 8				/* transactions in a batch, from which on
+								 * commits come faster than batches should */
 #define MLC_PUBLISH_PAUSE 20	/* ms between publications of mere progress */
 
 /* One second of the past: what could be confirmed once it is old enough. */
@@ -66,6 +68,7 @@ typedef struct MlcRelay
 	TimestampTz flight_committed;
 	TimestampTz flight_oldest;
 	TimestampTz sent_at;		/* when the last batch was sent */
+	bool		busy;			/* it was of many transactions */
 
 	bool		needed;			/* there are rules */
 	bool		strong;			/* there are strong rules */

@@ -227,9 +227,12 @@ mlc_slot_read(void)
 	/* at the end of what is flushed: the reader would begin the page anew */
 	if (positioned && !RecoveryInProgress())
 	{
-		XLogRecPtr	flushed = GetFlushRecPtr(NULL);
+		static XLogRecPtr flushed = InvalidXLogRecPtr;	/* at least */
+		XLogRecPtr	end = decoding->reader->EndRecPtr;
 
-		if (decoding->reader->EndRecPtr >= flushed)
+		if (end >= flushed)
+			flushed = GetFlushRecPtr(NULL);
+		if (end >= flushed)
 		{
 			read_up_to = flushed;
 			return false;

@@ -50,6 +50,7 @@
 #define OPENING_TIMEOUT 50		/* ms, while a connection is being opened */
 #define NAP 2					/* ms, once woken by what is in no hurry */
 #define BATCH_DISTANCE 500		/* us from one batch to the next */
+#define BUSY_DISTANCE 1000		/* us, after one of many transactions */
 #define RETIRE_ALONE 5000		/* ms without rules and without a server */
 
 MlcRelay   *mlc_relay = NULL;
@@ -365,13 +366,14 @@ init_relay(int number)
 static void
 keep_distance(void)
 {
+	long		distance = mlc_relay->busy ? BUSY_DISTANCE : BATCH_DISTANCE;
 	long		left;
 
 	/* somebody waits, or the clock was set back */
 	if (pg_atomic_read_u32(&mlc_relay->shared->hurry) > 0)
 		return;
-	left = mlc_relay->sent_at + BATCH_DISTANCE - GetCurrentTimestamp();
-	if (left > 0 && left <= BATCH_DISTANCE)
+	left = mlc_relay->sent_at + distance - GetCurrentTimestamp();
+	if (left > 0 && left <= distance)
 		pg_usleep(left);
 }
 
