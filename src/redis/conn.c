@@ -27,6 +27,9 @@
 #include "redis/wire.h"
 #include "utils/builtins.h"
 
+/* An output buffer larger than this is not kept once it is empty. */
+#define KEEP_SIZE (1024 * 1024)
+
 const char *
 mlc_conn_error(MlcConn *conn)
 {
@@ -67,7 +70,7 @@ mlc_conn_check_closed(MlcConn *conn)
 	else if ((conn->tls || owed) && rc > 0 && !conn->dead && !mlc_wire_read(conn))
 		;						/* mlc_wire_read() has said why */
 	else if (conn->pending == 0 &&
-			 ((rc > 0 && !conn->tls) || conn->in.end > conn->in.start))
+			 ((rc > 0 && !conn->tls) || conn->redis->reader->len > conn->redis->reader->pos))
 		mlc_wire_set_error(conn, ERRCODE_PROTOCOL_VIOLATION,
 						   "Redis at %s sent what nobody asked for", conn->where);
 	else if (!conn->dead)
@@ -76,24 +79,58 @@ mlc_conn_check_closed(MlcConn *conn)
 	return true;
 }
 
+/* Makes room for more bytes at the end of the output.	False: no memory. */
+static bool
+reserve(MlcConn *conn, size_t more)
+{
+	size_t		used = conn->out_end - conn->out_start;
+	size_t		size = Max(conn->out_size, 4096);
+	char	   *bigger;
+
+	if (used == 0)
+	{
+		conn->out_start = conn->out_end = 0;
+		if (conn->out_size > KEEP_SIZE)
+		{
+			free(conn->out);
+			conn->out = NULL;
+			conn->out_size = 0;
+			size = 4096;
+		}
+	}
+	if (conn->out_end + more <= conn->out_size)
+		return true;
+	if (conn->out_start >= conn->out_size / 2 && used > 0)
+	{
+		/* at least as much has been sent as is moved now */
+		memmove(conn->out, conn->out + conn->out_start, used);
+		conn->out_start = 0;
+		conn->out_end = used;
+	}
+	while (size < conn->out_end + more)
+		size *= 2;
+	if (size == conn->out_size)
+		return true;
+	bigger = realloc(conn->out, size);
+	if (bigger == NULL)
+		return false;
+	conn->out = bigger;
+	conn->out_size = size;
+	return true;
+}
+
 /* "*3\r\n" or "$5\r\n"; room is reserved. */
 static void
 put_header(MlcConn *conn, char type, size_t number)
 {
-	char	   *out = conn->out.data + conn->out.end;
+	char	   *out = conn->out + conn->out_end;
 	int			len;
 
 	out[0] = type;
-	if (number < 10)
-	{
-		out[1] = '0' + number;
-		len = 2;
-	}
-	else
-		len = 1 + pg_ulltoa_n(number, out + 1);
+	len = 1 + pg_ulltoa_n(number, out + 1);
 	out[len++] = '\r';
 	out[len++] = '\n';
-	conn->out.end += len;
+	conn->out_end += len;
 }
 
 /* In a commit callback, too: never throws, never allocates with palloc. */
@@ -108,7 +145,7 @@ mlc_conn_append(MlcConn *conn, int argc, const char *const *argv,
 		return;
 	for (int i = 0; i < argc; i++)
 		size += header + (argvlen ? argvlen[i] : strlen(argv[i])) + 2;
-	if (!mlc_wire_reserve(&conn->out, size))
+	if (!reserve(conn, size))
 	{
 		mlc_wire_set_error(conn, ERRCODE_OUT_OF_MEMORY,
 						   "could not send to Redis at %s: out of memory",
@@ -123,9 +160,9 @@ mlc_conn_append(MlcConn *conn, int argc, const char *const *argv,
 		size_t		len = argvlen ? argvlen[i] : strlen(argv[i]);
 
 		put_header(conn, '$', len);
-		memcpy(conn->out.data + conn->out.end, argv[i], len);
-		memcpy(conn->out.data + conn->out.end + len, "\r\n", 2);
-		conn->out.end += len + 2;
+		memcpy(conn->out + conn->out_end, argv[i], len);
+		memcpy(conn->out + conn->out_end + len, "\r\n", 2);
+		conn->out_end += len + 2;
 	}
 	conn->pending++;
 }
@@ -135,7 +172,7 @@ mlc_conn_unsent(MlcConn *conn)
 {
 	if (conn->redis == NULL)
 		return 0;
-	return conn->out.end - conn->out.start + sdslen(conn->redis->obuf);
+	return conn->out_end - conn->out_start + sdslen(conn->redis->obuf);
 }
 
 int
@@ -170,8 +207,7 @@ mlc_conn_send(MlcConn *conn)
 static bool
 reply_complete(MlcConn *conn)
 {
-	switch (mlc_reply_scan(&conn->scan, conn->in.data + conn->in.start,
-						   conn->in.end - conn->in.start))
+	switch (mlc_reply_scan(&conn->scan, conn->redis->reader))
 	{
 		case MLC_REPLY_PARTIAL:
 			return false;
@@ -199,11 +235,10 @@ look_for_demotion(MlcConn *conn, const MlcReply *reply)
 	conn->dead = true;
 }
 
-/* The complete reply has been dealt with. */
+/* The next reply is out of the buffer. */
 static void
-drop_input(MlcConn *conn)
+count_reply(MlcConn *conn)
 {
-	conn->in.start += conn->scan.pos;
 	mlc_reply_scan_begin(&conn->scan);
 	conn->pending--;
 }
@@ -212,22 +247,21 @@ drop_input(MlcConn *conn)
 static MlcReply *
 take_reply(MlcConn *conn)
 {
-	bool		no_memory;
-	MlcReply   *reply = mlc_reply_build(&conn->scan,
-										conn->in.data + conn->in.start,
-										&no_memory);
+	MlcReply   *reply = mlc_reply_take(&conn->scan, conn->redis->reader);
 
 	if (reply == NULL)
 	{
-		mlc_wire_set_error(conn, no_memory ? ERRCODE_OUT_OF_MEMORY :
+		redisReader *reader = conn->redis->reader;
+
+		mlc_wire_set_error(conn, reader->err == 0 ? ERRCODE_OUT_OF_MEMORY :
 						   ERRCODE_PROTOCOL_VIOLATION,
 						   "could not parse a reply of Redis at %s: %s",
-						   conn->where, no_memory ? "out of memory" :
-						   "it is malformed");
+						   conn->where,
+						   reader->err == 0 ? "out of memory" : reader->errstr);
 		mlc_conn_close(conn);
 		return NULL;
 	}
-	drop_input(conn);
+	count_reply(conn);
 	if (conn->options.sentinel)
 		look_for_demotion(conn, reply);
 	return reply;
@@ -243,7 +277,7 @@ wait_reply(MlcConn *conn)
 	while (!conn->dead && !reply_complete(conn))
 	{
 		size_t		unsent = mlc_conn_unsent(conn);
-		size_t		received = conn->in.end - conn->in.start;
+		size_t		received = conn->redis->reader->len;
 
 		if (!mlc_wire_wait(conn,
 						   WL_SOCKET_READABLE |
@@ -259,7 +293,7 @@ wait_reply(MlcConn *conn)
 		(void) mlc_wire_write(conn);
 		(void) mlc_wire_read(conn);
 		if (mlc_conn_unsent(conn) < unsent ||
-			conn->in.end - conn->in.start != received)
+			conn->redis->reader->len != received)
 			INSTR_TIME_SET_CURRENT(start);
 	}
 }
@@ -305,12 +339,17 @@ mlc_conn_reply(MlcConn *conn)
 bool
 mlc_conn_skip(MlcConn *conn)
 {
+	redisReader *reader;
+
 	if (!await_reply(conn))
 		return false;
+	reader = conn->redis->reader;
+
 	/* an error may say something of the connection */
-	if (conn->in.data[conn->in.start] == '-')
+	if (reader->buf[reader->pos] == '-')
 		return take_reply(conn) != NULL;
-	drop_input(conn);
+	reader->pos += conn->scan.pos;
+	count_reply(conn);
 	return true;
 }
 

@@ -2,7 +2,7 @@
  *
  * redis/conn.h
  *	  One connection to one Redis server: connect, authenticate, pipeline,
- *	  read replies.  hiredis connects and knows TLS; the rest is done in this room.
+ *	  read replies.  hiredis does the protocol; this room does the waiting.
  *
  * All waits go through the process latch (MyLatch): cancel and shutdown work
  * at any moment (CHECK_FOR_INTERRUPTS, which may throw).  Network trouble and

@@ -52,8 +52,9 @@ mlc_conn_close(MlcConn *conn)
 	conn->tls = NULL;
 	conn->phase = MLC_PHASE_CLOSED;
 	conn->awaits = 0;
-	mlc_wire_free(&conn->in);
-	mlc_wire_free(&conn->out);
+	free(conn->out);
+	conn->out = NULL;
+	conn->out_size = conn->out_start = conn->out_end = 0;
 	conn->dead = false;
 	conn->pending = 0;
 	mlc_reply_scan_begin(&conn->scan);
@@ -136,6 +137,7 @@ start_connecting(MlcConn *conn)
 						   conn->where, conn->redis->errstr);
 		return false;
 	}
+	mlc_reply_install(conn->redis->reader);
 	(void) fcntl(conn->redis->fd, F_SETFD, FD_CLOEXEC);
 	if (options->path == NULL)
 		(void) setsockopt(conn->redis->fd, SOL_SOCKET, SO_KEEPALIVE, &on,

@@ -1,22 +1,21 @@
 /*-------------------------------------------------------------------------
  *
  * redis/reply.c
- *	  Replies: are all bytes there, and what they say.
- *
- * The protocol is RESP2: a reply is a tree of values, each with a header line
- * that says how many bytes or values follow.
+ *	  Replies: are all bytes there, and hiredis' reader building them in our
+ *	  memory.
  *
  * A reply is parsed only once all of its bytes have arrived, and then in one
  * go.  So there is never a half-built tree whose memory somebody might reset
  * between two waits.  Finding out whether all bytes are there takes no
- * memory: it is enough to count the values that are missing.  Where the count
- * stood is kept: a long reply is walked once, however many pieces it comes in.
+ * memory: a reply is a tree of values, each with a header line that says how
+ * many bytes or values follow, so it is enough to count the values that are
+ * missing.  Where the count stood is kept: a long reply is walked once,
+ * however many pieces it comes in.  What memory the tree takes is added up
+ * meanwhile, so that it is one allocation.  Strings lie in it as PostgreSQL's text
+ * does: a payload is copied out of the input once, and that is the datum.
  *
- * Meanwhile it is added up what memory the tree takes, so that it is one
- * allocation, whatever number of values.  Strings lie in it as PostgreSQL's
- * text does: a payload is copied out of the input once, and that is the datum.
- *
- * Locks: none.  Must not: throw.
+ * Locks: none.  Must not: throw from what hiredis calls, since hiredis' frames
+ * lie in between.
  *
  *-------------------------------------------------------------------------
  */
@@ -29,14 +28,120 @@
 /* A header line ("$123\r\n") is short; an error or a status is not endless. */
 #define MLC_REPLY_MAX_LINE 65536
 
-/* Longer strings would not fit into a datum; nor are there longer arrays. */
-#define MAX_COUNT ((int64) MaxAllocSize)
+/* Longer strings would not fit into a datum. */
+#define MLC_REPLY_MAX_STRING (MaxAllocSize - VARHDRSZ)
 
-/* Arrays in arrays; what we ask for has three. */
-#define MLC_REPLY_MAX_DEPTH 8
+/* What is left of the memory of the reply that is being taken. */
+typedef struct Room
+{
+	char	   *next;
+	char	   *end;
+} Room;
 
-/* A string's length, the string, and a NUL. */
+/* A string's length as of a text, the string, and a NUL. */
 #define STRING_MEMORY(len) MAXALIGN(VARHDRSZ + (size_t) (len) + 1)
+
+/* What a value holds follows the struct. */
+static MlcReply *
+make_reply(const redisReadTask * task, MlcReplyType type, size_t extra)
+{
+	Room	   *room = task->privdata;
+	MlcReply   *reply = (MlcReply *) room->next;
+
+	if (sizeof(MlcReply) + extra > (size_t) (room->end - room->next))
+	{
+		Assert(false);			/* the scan has counted wrong */
+		return NULL;
+	}
+	room->next += sizeof(MlcReply) + extra;
+	memset(reply, 0, sizeof(*reply));
+	reply->type = type;
+	if (task->parent != NULL)
+	{
+		MlcReply   *parent = task->parent->obj;
+
+		parent->elements[task->idx] = reply;
+	}
+	return reply;
+}
+
+static void *
+make_string(const redisReadTask * task, char *str, size_t len)
+{
+	MlcReplyType type = MLC_REPLY_STRING;
+	MlcReply   *reply;
+
+	if (task->type == REDIS_REPLY_ERROR)
+		type = MLC_REPLY_ERROR;
+	else if (task->type == REDIS_REPLY_STATUS)
+		type = MLC_REPLY_STATUS;
+	reply = make_reply(task, type, STRING_MEMORY(len));
+	if (reply == NULL)
+		return NULL;
+	SET_VARSIZE(reply + 1, VARHDRSZ + len);
+	reply->str = (char *) (reply + 1) + VARHDRSZ;
+	reply->len = len;
+	memcpy(reply->str, str, len);
+	reply->str[len] = '\0';
+	return reply;
+}
+
+/* The count is an int in hiredis 0.x, a size_t from 1.0 on. */
+#if HIREDIS_MAJOR >= 1
+static void *
+make_array(const redisReadTask * task, size_t nelements)
+#else
+static void *
+make_array(const redisReadTask * task, int nelements)
+#endif
+{
+	size_t		size = nelements * sizeof(MlcReply *);
+	MlcReply   *reply = make_reply(task, MLC_REPLY_ARRAY, size);
+
+	if (reply == NULL)
+		return NULL;
+	reply->nelements = nelements;
+	reply->elements = (MlcReply **) (reply + 1);
+	memset(reply->elements, 0, size);
+	return reply;
+}
+
+static void *
+make_integer(const redisReadTask * task, long long value)
+{
+	MlcReply   *reply = make_reply(task, MLC_REPLY_INTEGER, 0);
+
+	if (reply != NULL)
+		reply->integer = value;
+	return reply;
+}
+
+static void *
+make_nil(const redisReadTask * task)
+{
+	return make_reply(task, MLC_REPLY_NIL, 0);
+}
+
+/* Only after an error; what was built goes with its memory context. */
+static void
+drop_reply(void *reply)
+{
+}
+
+static redisReplyObjectFunctions reply_functions =
+{
+	.createString = make_string,
+		.createArray = make_array,
+		.createInteger = make_integer,
+		.createNil = make_nil,
+		.freeObject = drop_reply
+};
+
+void
+mlc_reply_install(redisReader *reader)
+{
+	reader->fn = &reply_functions;
+}
 
 void
 mlc_reply_scan_begin(MlcReplyScan *scan)
@@ -47,84 +152,79 @@ mlc_reply_scan_begin(MlcReplyScan *scan)
 }
 
 /*
- * A header line with a number: its length, 0 where it goes on beyond avail, -1
- * where it is none.
+ * The number in a header line, between its type byte and its end.  False if
+ * it is none; -1 is the only negative one.
  */
-static inline int
-parse_header(const char *line, size_t avail, int64 *number)
+static bool
+parse_count(const char *digit, const char *end, int64 *result)
 {
-	bool		negative = avail > 1 && line[1] == '-';
-	size_t		first = negative ? 2 : 1;
-	size_t		at = first;
-	uint64		value = 0;
+	int64		number = 0;
 
-	for (; at < avail && line[at] >= '0' && line[at] <= '9'; at++)
+	if (end - digit == 2 && digit[0] == '-' && digit[1] == '1')
 	{
-		if (at - first == 19)
-			return -1;
-		value = value * 10 + (line[at] - '0');
+		*result = -1;
+		return true;
 	}
-	if ((at < avail && (line[at] != '\r' || at == first)) ||
-		(at + 1 < avail && line[at + 1] != '\n') ||
-		value > (uint64) PG_INT64_MAX + negative)
-		return -1;
-	*number = negative ? (int64) (0 - value) : (int64) value;
-	return at + 1 < avail ? (int) at + 2 : 0;
-}
-
-/* The same for one with text, of which len bytes are between type and end. */
-static int
-parse_line(const char *line, size_t avail, int64 *len)
-{
-	const char *lf = memchr(line, '\n', Min(avail, MLC_REPLY_MAX_LINE));
-
-	if (lf == NULL)
-		return avail < MLC_REPLY_MAX_LINE ? 0 : -1;
-	if (lf - line < 2 || lf[-1] != '\r')
-		return -1;
-	*len = lf - line - 2;
-	return (int) (lf + 1 - line);
+	if (end - digit < 1 || end - digit > 10)
+		return false;
+	for (; digit < end; digit++)
+	{
+		if (*digit < '0' || *digit > '9')
+			return false;
+		number = number * 10 + (*digit - '0');
+	}
+	*result = number;
+	return true;
 }
 
 MlcReplyState
-mlc_reply_scan(MlcReplyScan *scan, const char *start, size_t len)
+mlc_reply_scan(MlcReplyScan *scan, const redisReader *reader)
 {
+	const char *start = reader->buf + reader->pos;
+	size_t		len = reader->len - reader->pos;
+
 	while (scan->missing > 0)
 	{
 		const char *line = start + scan->pos;
 		size_t		avail = len - scan->pos;
 		size_t		memory = sizeof(MlcReply);
+		const char *lf;
 		int64		count = 0;
-		int			header = -1;
 		size_t		size;
 
 		if (avail == 0)
 			return MLC_REPLY_PARTIAL;
-		if (*line == '$' || *line == '*' || *line == ':')
-			header = parse_header(line, avail, &count);
-		else if (*line == '+' || *line == '-')
-			header = parse_line(line, avail, &count);
-		if (header == 0)
-			return MLC_REPLY_PARTIAL;
-		if (header < 0 || (*line != ':' && (count < -1 || count > MAX_COUNT)))
+		if (memchr("+-:$*", *line, 5) == NULL)
+			return MLC_REPLY_MALFORMED;
+		lf = memchr(line, '\n', Min(avail, MLC_REPLY_MAX_LINE));
+		if (lf == NULL)
+			return avail < MLC_REPLY_MAX_LINE ?
+				MLC_REPLY_PARTIAL : MLC_REPLY_MALFORMED;
+		if (lf - line < 2 || lf[-1] != '\r')
+			return MLC_REPLY_MALFORMED;
+		if ((*line == '$' || *line == '*') &&
+			!parse_count(line + 1, lf - 1, &count))
 			return MLC_REPLY_MALFORMED;
 
-		size = header;
+		size = lf + 1 - line;
 		if (*line == '$' && count >= 0)
 		{
+			if (count > (int64) MLC_REPLY_MAX_STRING)
+				return MLC_REPLY_MALFORMED;
 			size += count + 2;
 			if (avail < size)
 				return MLC_REPLY_PARTIAL;
 			if (line[size - 2] != '\r' || line[size - 1] != '\n')
-				return MLC_REPLY_MALFORMED;
+				return MLC_REPLY_MALFORMED; /* hiredis would not notice */
+			memory += STRING_MEMORY(count);
 		}
-		if (*line == '*' && count > 0)
+		else if (*line == '*' && count > 0)
 		{
 			scan->missing += count;
 			memory += count * sizeof(MlcReply *);
 		}
-		else if (*line != ':' && count >= 0)
-			memory += STRING_MEMORY(count);
+		else if (*line == '+' || *line == '-')
+			memory += STRING_MEMORY(lf - line - 2);
 		scan->memory += memory;
 		scan->pos += size;
 		scan->missing--;
@@ -132,85 +232,19 @@ mlc_reply_scan(MlcReplyScan *scan, const char *start, size_t len)
 	return MLC_REPLY_COMPLETE;
 }
 
-/* What has been read of a complete reply, and where its memory goes on. */
-typedef struct Builder
-{
-	const char *at;
-	char	   *memory;
-} Builder;
-
-static void *
-take_memory(Builder *builder, size_t size)
-{
-	void	   *taken = builder->memory;
-
-	builder->memory += size;
-	return taken;
-}
-
-static void
-build_string(Builder *builder, MlcReply *reply, MlcReplyType type,
-			 const char *str, size_t len)
-{
-	char	   *copy = take_memory(builder, STRING_MEMORY(len));
-
-	SET_VARSIZE(copy, VARHDRSZ + len);
-	reply->type = type;
-	reply->str = copy + VARHDRSZ;
-	reply->len = len;
-	memcpy(reply->str, str, len);
-	reply->str[len] = '\0';
-}
-
-/* The scan has seen to it that all of it is there.  NULL: malformed. */
-static MlcReply *
-build(Builder *builder, int depth)
-{
-	MlcReply   *reply = take_memory(builder, sizeof(MlcReply));
-	const char *line = builder->at;
-	int64		count = 0;
-
-	memset(reply, 0, sizeof(*reply));
-	if (*line == '+' || *line == '-')
-	{
-		builder->at += parse_line(line, MLC_REPLY_MAX_LINE, &count);
-		build_string(builder, reply,
-					 *line == '+' ? MLC_REPLY_STATUS : MLC_REPLY_ERROR,
-					 line + 1, count);
-		return reply;
-	}
-	builder->at += parse_header(line, MLC_REPLY_MAX_LINE, &count);
-	if (*line == ':' || count < 0)
-	{
-		reply->type = *line == ':' ? MLC_REPLY_INTEGER : MLC_REPLY_NIL;
-		reply->integer = *line == ':' ? count : 0;
-		return reply;
-	}
-	if (*line == '$')
-	{
-		build_string(builder, reply, MLC_REPLY_STRING, builder->at, count);
-		builder->at += count + 2;
-		return reply;
-	}
-	if (depth == MLC_REPLY_MAX_DEPTH)
-		return NULL;
-	reply->type = MLC_REPLY_ARRAY;
-	reply->nelements = count;
-	reply->elements = take_memory(builder, count * sizeof(MlcReply *));
-	for (int64 i = 0; i < count; i++)
-		if ((reply->elements[i] = build(builder, depth + 1)) == NULL)
-			return NULL;
-	return reply;
-}
-
 MlcReply *
-mlc_reply_build(const MlcReplyScan *scan, const char *start, bool *no_memory)
+mlc_reply_take(const MlcReplyScan *scan, redisReader *reader)
 {
-	Builder		builder = {.at = start};
+	void	   *reply = NULL;
+	Room		room;
 
-	builder.memory = MemoryContextAllocExtended(CurrentMemoryContext,
-												scan->memory,
-												MCXT_ALLOC_HUGE | MCXT_ALLOC_NO_OOM);
-	*no_memory = builder.memory == NULL;
-	return *no_memory ? NULL : build(&builder, 0);
+	room.next = MemoryContextAllocExtended(CurrentMemoryContext, scan->memory,
+										   MCXT_ALLOC_HUGE | MCXT_ALLOC_NO_OOM);
+	if (room.next == NULL)
+		return NULL;
+	room.end = room.next + scan->memory;
+	reader->privdata = &room;
+	if (redisReaderGetReply(reader, &reply) != REDIS_OK)
+		return NULL;
+	return reply;
 }

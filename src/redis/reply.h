@@ -1,14 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * redis/reply.h
- *	  From the bytes that a server sent to MlcReply: for redis/wire.h only.
+ *	  Between hiredis' reader and MlcReply: for redis/wire.h only.
  *
  *-------------------------------------------------------------------------
  */
 #ifndef MLC_REDIS_REPLY_H
 #define MLC_REDIS_REPLY_H
 
-#include "postgres.h"
+#include <hiredis/hiredis.h>
 
 #include "redis/conn.h"
 
@@ -27,17 +27,17 @@ typedef enum MlcReplyState
 	MLC_REPLY_MALFORMED
 } MlcReplyState;
 
-extern void mlc_reply_scan_begin(MlcReplyScan *scan);
+/* From now on reader builds MlcReply trees, by mlc_reply_take() only. */
+extern void mlc_reply_install(redisReader *reader);
 
-/* Goes on with the reply that begins at start, of which len bytes are there. */
-extern MlcReplyState mlc_reply_scan(MlcReplyScan *scan, const char *start,
-									size_t len);
+extern void mlc_reply_scan_begin(MlcReplyScan *scan);
+extern MlcReplyState mlc_reply_scan(MlcReplyScan *scan,
+									const redisReader *reader);
 
 /*
- * The complete reply at start, in the current context: one piece of memory.
- * NULL: it is malformed after all, or there is no memory (*no_memory).
+ * Takes the complete reply out of reader: a tree in one piece of memory, in the
+ * current context.  NULL: reader->err says why, or there is no memory.
  */
-extern MlcReply *mlc_reply_build(const MlcReplyScan *scan, const char *start,
-								 bool *no_memory);
+extern MlcReply *mlc_reply_take(const MlcReplyScan *scan, redisReader *reader);
 
 #endif							/* MLC_REDIS_REPLY_H */

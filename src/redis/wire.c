@@ -3,18 +3,16 @@
  * redis/wire.c
  *	  A connection's waits, and the bytes that it moves.
  *
- * The socket is non-blocking and every wait is ours: on the process latch, the
- * socket and a timeout together.
+ * hiredis moves the bytes; its socket is non-blocking and every wait is ours:
+ * on the process latch, the socket and a timeout together.
  *
  * Reading goes with writing: a server that cannot get rid of its replies
  * stops reading commands, so whoever only writes a long pipeline waits for
  * ever.
  *
- * Plain text goes between our buffers and the socket.  Under TLS hiredis stands
- * in between, with buffers of its own.  Nothing throws for trouble with the
- * network or with memory: the first error is kept as text, and the connection
- * is dead.  Complete replies may stand in the input buffer even then ("max number
- * of clients reached" comes with a hangup).
+ * Commands are handed to hiredis in pieces: its own output buffer moves all
+ * that is left at every write.  Nothing throws for trouble with the network:
+ * the first error is kept as text, and the socket is dead.
  *
  * One wait event set a connection is kept: building one for every wait, as
  * WaitLatchOrSocket() does, costs a third of a round trip.
@@ -25,25 +23,20 @@
  */
 #include "postgres.h"
 
-#include <sys/socket.h>
-
 #include "base/compat.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "redis/tls.h"
 #include "redis/wire.h"
 
-/* Room there is for reading, at least. */
+/* What hiredis reads at once: fewer bytes mean that there were no more. */
 #define READ_SIZE (16 * 1024)
 
 /* Reads in a row before anything else gets its turn. */
 #define MAX_READS 64
 
-/* What hiredis is given at once: it moves all that is left at every write. */
+/* What hiredis is given at once to write. */
 #define WRITE_SIZE (64 * 1024)
-
-/* A buffer larger than this is not kept once it is empty. */
-#define KEEP_SIZE (1024 * 1024)
 
 /* How long to look for a reply before sleeping, in us; see mlc_wire_look(). */
 #define LOOK_MAX 60
@@ -65,52 +58,24 @@ mlc_wire_set_error(MlcConn *conn, int sqlstate, const char *fmt,...)
 	conn->sqlstate = sqlstate;
 }
 
-static void
-set_dead(MlcConn *conn, int sqlstate, const char *what, const char *reason)
-{
-	mlc_wire_set_error(conn, sqlstate, "%s Redis at %s: %s", what, conn->where,
-					   reason);
-	conn->dead = true;
-}
-
+/*
+ * The socket is of no more use, but complete replies may stand in the input
+ * buffer ("max number of clients reached" comes with a hangup).
+ */
 void
-mlc_wire_free(MlcBuffer *buffer)
+mlc_wire_set_dead(MlcConn *conn, const char *what)
 {
-	free(buffer->data);
-	memset(buffer, 0, sizeof(*buffer));
-}
+	const char *reason = conn->tls ? mlc_tls_error() : NULL;
 
-bool
-mlc_wire_reserve(MlcBuffer *buffer, size_t more)
-{
-	size_t		used = buffer->end - buffer->start;
-	size_t		size;
-	char	   *bigger;
-
-	if (used == 0 && buffer->size > KEEP_SIZE)
-		mlc_wire_free(buffer);
-	if (used == 0)
-		buffer->start = buffer->end = 0;
-	if (buffer->end + more <= buffer->size)
-		return true;
-	if (buffer->start >= buffer->size / 2 && used > 0)
-	{
-		/* at least as much has been dealt with as is moved now */
-		memmove(buffer->data, buffer->data + buffer->start, used);
-		buffer->start = 0;
-		buffer->end = used;
-	}
-	size = Max(buffer->size, 4096);
-	while (size < buffer->end + more)
-		size *= 2;
-	if (size == buffer->size)
-		return true;
-	bigger = realloc(buffer->data, size);
-	if (bigger == NULL)
-		return false;
-	buffer->data = bigger;
-	buffer->size = size;
-	return true;
+	if (reason == NULL)
+		reason = conn->redis->errstr[0] != '\0' ?
+			conn->redis->errstr : "unknown error";
+	mlc_wire_set_error(conn,
+					   conn->redis->err == REDIS_ERR_PROTOCOL ?
+					   ERRCODE_PROTOCOL_VIOLATION : ERRCODE_CONNECTION_FAILURE,
+					   "%s Redis at %s: %s", what, conn->where, reason);
+	conn->redis->err = 0;
+	conn->dead = true;
 }
 
 int
@@ -205,120 +170,34 @@ mlc_wire_wait(MlcConn *conn, uint32 events, instr_time start, int timeout)
 	return ready;
 }
 
-/* ---- plain text ---- */
-
-static bool
-would_block(void)
-{
-	return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
-}
-
-/* How much has come, 0 if nothing has; -1: dead. */
-static ssize_t
-read_plain(MlcConn *conn)
-{
-	ssize_t		n = recv(conn->redis->fd, conn->in.data + conn->in.end,
-						 conn->in.size - conn->in.end, 0);
-
-	if (n > 0)
-		return n;
-	if (n < 0 && would_block())
-		return 0;
-	set_dead(conn, ERRCODE_CONNECTION_FAILURE, "could not read from",
-			 n < 0 ? strerror(errno) : "Server closed the connection");
-	return -1;
-}
-
-static bool
-write_plain(MlcConn *conn)
-{
-	while (conn->out.end > conn->out.start)
-	{
-		ssize_t		n = send(conn->redis->fd, conn->out.data + conn->out.start,
-							 conn->out.end - conn->out.start, MSG_NOSIGNAL);
-
-		if (n < 0 && would_block())
-			return true;
-		if (n < 0)
-		{
-			set_dead(conn, ERRCODE_CONNECTION_FAILURE, "could not send to",
-					 strerror(errno));
-			return false;
-		}
-		conn->out.start += n;
-	}
-	return true;
-}
-
-/* ---- TLS ---- */
-
-static void
-set_dead_of_tls(MlcConn *conn, const char *what)
-{
-	const char *reason = mlc_tls_error();
-
-	if (reason == NULL)
-		reason = conn->redis->errstr[0] != '\0' ?
-			conn->redis->errstr : "unknown error";
-	set_dead(conn, ERRCODE_CONNECTION_FAILURE, what, reason);
-	conn->redis->err = 0;
-}
-
-/* As read_plain(), which made room; what hiredis has read becomes ours. */
-static ssize_t
-read_tls(MlcConn *conn)
-{
-	redisReader *reader;
-	size_t		n;
-
-	mlc_tls_forget();
-	if (redisBufferRead(conn->redis) != REDIS_OK)
-	{
-		set_dead_of_tls(conn, "could not read from");
-		return -1;
-	}
-	reader = conn->redis->reader;
-	n = reader->len - reader->pos;
-	if (n == 0)
-		return 0;
-	conn->redis->reader = redisReaderCreate();
-	if (conn->redis->reader == NULL || !mlc_wire_reserve(&conn->in, n))
-	{
-		redisReaderFree(reader);
-		set_dead(conn, ERRCODE_OUT_OF_MEMORY, "could not read from",
-				 "out of memory");
-		return -1;
-	}
-	memcpy(conn->in.data + conn->in.end, reader->buf + reader->pos, n);
-	redisReaderFree(reader);
-	return n;
-}
-
-static bool
-write_tls(MlcConn *conn)
+/* Writes what the socket takes.  False: dead. */
+bool
+mlc_wire_write(MlcConn *conn)
 {
 	redisContext *redis = conn->redis;
 
 	for (;;)
 	{
+		size_t		left = conn->out_end - conn->out_start;
 		int			rc = REDIS_OK;
 		int			done;
 
 		if (sdslen(redis->obuf) == 0)
 		{
-			size_t		piece = Min(conn->out.end - conn->out.start, WRITE_SIZE);
+			size_t		piece = Min(left, WRITE_SIZE);
 
-			if (piece == 0)
+			if (left == 0)
 				return true;
 			rc = redisAppendFormattedCommand(redis,
-											 conn->out.data + conn->out.start,
+											 conn->out + conn->out_start,
 											 piece);
-			conn->out.start += piece;
+			conn->out_start += piece;
 		}
-		mlc_tls_forget();
+		if (conn->tls)
+			mlc_tls_forget();
 		if (rc != REDIS_OK || redisBufferWrite(redis, &done) != REDIS_OK)
 		{
-			set_dead_of_tls(conn, "could not send to");
+			mlc_wire_set_dead(conn, "could not send to");
 			return false;
 		}
 		if (!done)
@@ -326,35 +205,25 @@ write_tls(MlcConn *conn)
 	}
 }
 
-/* ---- either ---- */
-
-bool
-mlc_wire_write(MlcConn *conn)
-{
-	return conn->tls ? write_tls(conn) : write_plain(conn);
-}
-
+/* Reads what has arrived, within reason.  False: dead. */
 bool
 mlc_wire_read(MlcConn *conn)
 {
+	redisReader *reader = conn->redis->reader;
+
 	for (int i = 0; i < MAX_READS; i++)
 	{
-		ssize_t		n;
-		size_t		room;
+		size_t		before = reader->len;
 
-		if (!mlc_wire_reserve(&conn->in, READ_SIZE))
+		if (conn->tls)
+			mlc_tls_forget();
+		if (redisBufferRead(conn->redis) != REDIS_OK)
 		{
-			set_dead(conn, ERRCODE_OUT_OF_MEMORY, "could not read from",
-					 "out of memory");
+			mlc_wire_set_dead(conn, "could not read from");
 			return false;
 		}
-		room = conn->tls ? READ_SIZE : conn->in.size - conn->in.end;
-		n = conn->tls ? read_tls(conn) : read_plain(conn);
-		if (n < 0)
-			return false;
-		conn->in.end += n;
-		if (n < (ssize_t) room)
-			break;				/* there was no more */
+		if (reader->len < before + READ_SIZE)
+			break;
 	}
 	return true;
 }
@@ -368,7 +237,7 @@ mlc_wire_read(MlcConn *conn)
 void
 mlc_wire_look(MlcConn *conn)
 {
-	size_t		before = conn->in.end - conn->in.start;
+	size_t		before = conn->redis->reader->len;
 	instr_time	start;
 	instr_time	now;
 
@@ -380,7 +249,7 @@ mlc_wire_look(MlcConn *conn)
 	{
 		if (!mlc_wire_read(conn))
 			return;
-		if (conn->in.end - conn->in.start > before)
+		if (conn->redis->reader->len > before)
 		{
 			conn->patience = Min(conn->patience + LOOK_STEP, LOOK_MAX);
 			return;

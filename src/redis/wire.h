@@ -13,8 +13,6 @@
 
 #include "postgres.h"
 
-#include <hiredis/hiredis.h>
-
 #include "port/atomics.h"
 #include "portability/instr_time.h"
 #include "redis/conn.h"
@@ -42,15 +40,6 @@ typedef enum MlcConnLogin
 	MLC_LOGIN_DONE
 } MlcConnLogin;
 
-/* Bytes on their way, in malloc()ed memory. */
-typedef struct MlcBuffer
-{
-	char	   *data;
-	size_t		size;
-	size_t		start;			/* what comes before has been dealt with */
-	size_t		end;
-} MlcBuffer;
-
 struct MlcConn
 {
 	MemoryContext context;
@@ -65,8 +54,10 @@ struct MlcConn
 	bool		dead;			/* I/O failed: only replies read are left */
 	int			pending;		/* replies owed */
 	MlcReplyScan scan;			/* of the next reply */
-	MlcBuffer	in;				/* replies not yet taken */
-	MlcBuffer	out;			/* commands not yet sent */
+	char	   *out;			/* commands not yet given to hiredis; malloc */
+	size_t		out_size;
+	size_t		out_start;
+	size_t		out_end;
 	WaitEventSet *waits;		/* latch, postmaster, socket; made when needed */
 	int			waits_socket;	/* position of the socket in it */
 	uint32		waits_events;	/* what it waits for on the socket */
@@ -82,12 +73,15 @@ struct MlcConn
 	MemoryContextCallback on_reset;
 };
 
-/* Makes room for more bytes at the end.  False: no memory. */
-extern bool mlc_wire_reserve(MlcBuffer *buffer, size_t more);
-extern void mlc_wire_free(MlcBuffer *buffer);
-
 /* Keeps the first error of a connection; later ones follow from it. */
 extern void mlc_wire_set_error(MlcConn *conn, int sqlstate, const char *fmt,...) pg_attribute_printf(3, 4);
+
+/*
+ * The socket is of no more use; what is for "could not send to", say.  Complete
+ * replies may stand in the input buffer ("max number of clients reached" comes
+ * with a hangup).
+ */
+extern void mlc_wire_set_dead(MlcConn *conn, const char *what);
 
 extern int	mlc_wire_elapsed_ms(instr_time start);
 
