@@ -360,7 +360,7 @@ mlc_conn_ready(MlcConn *conn)
 }
 
 bool
-mlc_conn_wait(MlcConn *conn)
+mlc_conn_wait_for(MlcConn *conn, int timeout)
 {
 	uint32		events = WL_SOCKET_READABLE;
 
@@ -368,8 +368,14 @@ mlc_conn_wait(MlcConn *conn)
 		return false;
 	if (mlc_conn_unsent(conn) > 0)
 		events |= WL_SOCKET_WRITEABLE;
-	if (mlc_wire_wait_once(conn, events, conn->options.timeout) & WL_LATCH_SET)
+	if (mlc_wire_wait_once(conn, events, timeout) & WL_LATCH_SET)
 		ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 	return true;
+}
+
+bool
+mlc_conn_wait(MlcConn *conn)
+{
+	return mlc_conn_wait_for(conn, conn->options.timeout);
 }

@@ -198,4 +198,7 @@ extern bool mlc_conn_ready(MlcConn *conn);
  */
 extern bool mlc_conn_wait(MlcConn *conn);
 
+/* The same, but for so many ms at most. */
+extern bool mlc_conn_wait_for(MlcConn *conn, int timeout);
+
 #endif							/* MLC_REDIS_CONN_H */

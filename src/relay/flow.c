@@ -7,6 +7,10 @@
  * replies to a batch were good, and is held back while changes of weak rules
  * wait.
  *
+ * A server that keeps the others waiting is set aside: they go on, and what it
+ * misses is kept as one batch, sent to it when it has answered.  Where it does
+ * not answer in time, or misses too much, it is down like any other.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -78,12 +82,19 @@ wait_visible_now(MlcBatch *batch)
 		}
 }
 
+/* Does the batch in flight wait for it? */
+static bool
+is_awaited(MlcTarget *target)
+{
+	return mlc_target_is_live(target) && !mlc_target_is_idle(target) &&
+		!target->aside;
+}
+
 static bool
 all_idle(void)
 {
 	for (int i = 0; i < mlc_relay->ntargets; i++)
-		if (mlc_target_is_live(mlc_relay->targets[i]) &&
-			!mlc_target_is_idle(mlc_relay->targets[i]))
+		if (is_awaited(mlc_relay->targets[i]))
 			return false;
 	return true;
 }
@@ -250,6 +261,115 @@ show_progress(void)
 	}
 }
 
+/* ---- servers that are set aside ---- */
+
+static bool
+is_aside(MlcTarget *target)
+{
+	return target->aside && mlc_target_is_live(target);
+}
+
+static bool
+any_aside(void)
+{
+	for (int i = 0; i < mlc_relay->ntargets; i++)
+		if (is_aside(mlc_relay->targets[i]))
+			return true;
+	return false;
+}
+
+/*
+ * Goes on without those that keep the others waiting.  The masters of a cluster
+ * go in step, since a key may be on its way from one to another.
+ */
+static void
+set_aside(void)
+{
+	TimestampTz now = 0;
+	bool		others = false;
+
+	for (int i = 0; i < mlc_relay->ntargets; i++)
+	{
+		MlcTarget  *target = mlc_relay->targets[i];
+
+		others |= mlc_target_is_idle(target);
+		if (!is_awaited(target))
+			continue;
+		if (now == 0)
+			now = GetCurrentTimestamp();
+		if (target->group ||
+			!TimestampDifferenceExceeds(target->sent_at, now, MLC_PATIENCE))
+			return;
+	}
+	if (now == 0 || !others || MLC_FAULT_SKIP("relay-aside"))
+		return;
+	for (int i = 0; i < mlc_relay->ntargets; i++)
+	{
+		MlcTarget  *target = mlc_relay->targets[i];
+
+		if (!is_awaited(target))
+			continue;
+		target->aside = true;
+		target->aside_end = mlc_relay->flight_end;
+	}
+}
+
+/*
+ * The batch that the others have applied, for those that are set aside.  Those
+ * that have it in flight skip it by version, or take it twice, which changes
+ * nothing; but its keys must be closed once more, since L1 is opened before
+ * they have applied it.  For the same reason what is kept stays until all of
+ * them have applied it.
+ */
+static void
+keep_flight(void)
+{
+	MlcBatch   *flight = mlc_relay->flight;
+	MlcBatch   *kept = mlc_relay->kept;
+
+	for (int i = 0; flight->sweeps && i < flight->sweeps->nevents; i++)
+	{
+		MlcBatchEvent *event = &flight->sweeps->events[i];
+		uint32		len;
+		const char *text = mlc_batch_text(event, &len);
+
+		mlc_batch_sweep(kept, event->rule, event->op, text, len,
+						event->payload, event->payloadlen, event->version);
+	}
+	mlc_batch_merge(kept, flight);
+	if (kept->bytes <= (Size) mlc_relay_work_mem * 1024)
+		return;
+	for (int i = 0; i < mlc_relay->ntargets; i++)
+		if (is_aside(mlc_relay->targets[i]))
+			mlc_target_fail(mlc_relay->targets[i],
+							"Redis does not answer, and has missed more than mlcache.relay_work_mem holds.");
+}
+
+/* One has answered: it gets what it has missed, and is in step again. */
+static void
+rejoin(MlcTarget *target)
+{
+	mlc_target_advance(target, target->aside_end, 0, 0);
+	target->aside = false;
+	if (!MLC_FAULT_SKIP("relay-aside-l1"))
+		close_l1(mlc_relay->kept);
+	target->behind_since = mlc_relay->kept->oldest;
+	if (mlc_target_send(target, mlc_relay->kept) && mlc_relay->in_flight &&
+		!mlc_batch_is_empty(mlc_relay->flight))
+		(void) mlc_target_send(target, mlc_relay->flight);
+	MemoryContextSwitchTo(mlc_relay->scratch);
+	mlc_relay->in_flight = true;
+}
+
+static void
+rejoin_all(void)
+{
+	for (int i = 0; i < mlc_relay->ntargets; i++)
+		if (is_aside(mlc_relay->targets[i]) &&
+			mlc_target_is_idle(mlc_relay->targets[i]))
+			rejoin(mlc_relay->targets[i]);
+}
+
 /* Collects replies; when all are in, the batch in flight is applied. */
 void
 mlc_flow_poll(void)
@@ -257,19 +377,35 @@ mlc_flow_poll(void)
 	for (int i = 0; i < mlc_relay->ntargets; i++)
 		if (mlc_target_is_live(mlc_relay->targets[i]))
 			(void) mlc_target_poll(mlc_relay->targets[i]);
+	rejoin_all();
+	if (mlc_relay->in_flight)
+		set_aside();
 
 	if (!mlc_relay->in_flight || !all_idle() ||
 		mlc_group_sweep_again(mlc_relay->flight))
 		return;
 	mlc_group_settle();
 	mlc_relay->in_flight = false;
-	mlc_batch_reset(mlc_relay->flight);
+	if (any_aside() && !MLC_FAULT_SKIP("relay-aside-keep"))
+		keep_flight();
+	else
+	{
+		mlc_batch_reset(mlc_relay->flight);
+		mlc_batch_reset(mlc_relay->kept);
+	}
 	open_l1();
 	for (int i = 0; i < mlc_relay->ntargets; i++)
-		if (mlc_target_is_live(mlc_relay->targets[i]))
-			mlc_target_advance(mlc_relay->targets[i], mlc_relay->flight_end,
-							   mlc_relay->flight_committed,
-							   mlc_relay->flight_oldest);
+	{
+		MlcTarget  *target = mlc_relay->targets[i];
+
+		if (!mlc_target_is_live(target) || target->aside)
+			continue;
+		mlc_target_advance(target, mlc_relay->flight_end,
+						   mlc_relay->flight_committed,
+						   target->behind_since != 0 ? target->behind_since :
+						   mlc_relay->flight_oldest);
+		target->behind_since = 0;
+	}
 	MLC_FAULT("relay-before-applied");
 	show_progress();
 }
@@ -282,10 +418,9 @@ mlc_flow_finish(void)
 	{
 		mlc_flow_poll();
 		for (int i = 0; i < mlc_relay->ntargets && mlc_relay->in_flight; i++)
-			if (mlc_target_is_live(mlc_relay->targets[i]) &&
-				!mlc_target_is_idle(mlc_relay->targets[i]))
+			if (is_awaited(mlc_relay->targets[i]))
 			{
-				(void) mlc_conn_wait(mlc_relay->targets[i]->conn);
+				(void) mlc_conn_wait_for(mlc_relay->targets[i]->conn, MLC_PATIENCE);
 				break;
 			}
 	}
@@ -299,7 +434,8 @@ send_batch(MlcBatch *batch, MlcVersion end)
 	close_l1(batch);
 	mlc_group_announce(batch);
 	for (int i = 0; i < mlc_relay->ntargets; i++)
-		if (mlc_target_is_live(mlc_relay->targets[i]))
+		if (mlc_target_is_live(mlc_relay->targets[i]) &&
+			!mlc_relay->targets[i]->aside)
 			(void) mlc_target_send(mlc_relay->targets[i], batch);
 	mlc_relay->flight_end = end;
 	mlc_relay->flight_committed = batch->committed;
@@ -405,7 +541,8 @@ mlc_flow_dispatch(void)
 		if (!mlc_relay->in_flight)
 		{
 			for (int i = 0; i < mlc_relay->ntargets; i++)
-				if (mlc_target_is_live(mlc_relay->targets[i]))
+				if (mlc_target_is_live(mlc_relay->targets[i]) &&
+					!mlc_relay->targets[i]->aside)
 					mlc_target_advance(mlc_relay->targets[i], safe_end(end), 0, 0);
 			show_progress();
 		}

@@ -318,7 +318,7 @@ mlc_refresh_run(MlcTarget **targets, int ntargets)
 
 		for (int i = 0; i < ntargets; i++)
 			if ((wish.mask & (UINT64CONST(1) << targets[i]->number)) != 0 &&
-				targets[i]->state == MLC_TARGET_ARMED &&
+				targets[i]->state == MLC_TARGET_ARMED && !targets[i]->aside &&
 				mlc_group_owns(targets[i], wish.key, wish.keylen))
 			{
 				/* a publication may be on its way */

@@ -46,6 +46,7 @@ typedef struct MlcRelay
 	/* decoding */
 	MlcBatch   *current;
 	MlcBatch   *flight;			/* what is in flight, or empty */
+	MlcBatch   *kept;			/* what servers that are set aside have missed */
 	MlcBatch   *weak;			/* changes of weak rules, held back */
 	TimestampTz weak_since;
 	MlcVersion	weak_before;	/* nothing past it is applied while they wait */
@@ -105,6 +106,9 @@ extern MlcRelayRule *mlc_intake_rule(const MlcRule *rule);
 extern void mlc_intake_resolve_all(void);
 
 /* ---- flow.c ---- */
+
+#define MLC_PATIENCE 50			/* ms that a server may keep the others
+								 * waiting */
 
 /* Collects replies; when all are in, the batch in flight is applied. */
 extern void mlc_flow_poll(void);

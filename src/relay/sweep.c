@@ -291,7 +291,7 @@ continue_scan(TimestampTz now)
 
 		if (sweep.cursor[i][0] == '\0')
 			continue;
-		if (!mlc_target_is_live(target))
+		if (!mlc_target_is_live(target) || target->aside)
 			sweep.complete = false;
 		else
 		{

@@ -150,6 +150,8 @@ mlc_target_fail(MlcTarget *target, const char *reason)
 	close_connection(target);
 	target->nexpect = target->expect_next = 0;
 	target->nsent = target->sent_next = 0;
+	target->aside = false;
+	target->behind_since = 0;
 	mlc_free_forget(target);
 	target->backoff = target->backoff == 0 ? 20 :
 		Min(target->backoff * 2, mlc_reconnect_max);
@@ -321,6 +323,8 @@ enter(MlcTarget *target, bool armed)
 {
 	target->nexpect = target->expect_next = 0;
 	target->nsent = target->sent_next = 0;
+	target->aside = false;
+	target->behind_since = 0;
 	target->arm_at = mlc_wal_insert_end();
 	if (target->commits)
 		pfree(target->commits);

@@ -110,6 +110,11 @@ typedef struct MlcTarget
 	List	   *sweeps;			/* of MlcSweep, in the order of their replies */
 	char		tidy_cursor[24];	/* of the scan for indexes; "": none yet */
 	TimestampTz sent_at;
+
+	/* it has kept the others waiting; see relay/flow.c */
+	bool		aside;
+	MlcVersion	aside_end;		/* applied once what is in flight is answered */
+	TimestampTz behind_since;	/* of what it has missed; 0: nothing */
 } MlcTarget;
 
 /* Moves whenever a connection of any target was made or closed. */

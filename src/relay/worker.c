@@ -216,6 +216,8 @@ sleep_a_while(bool for_wal)
 	}
 	if (mlc_relay->weak->nevents > 0)
 		timeout = Min(timeout, 10);
+	if (mlc_relay->in_flight)
+		timeout = Min(timeout, MLC_PATIENCE);
 	if (WaitEventSetWait(wait_event_set(), timeout, &event, 1, PG_WAIT_EXTENSION) > 0 &&
 		(event.events & WL_SOCKET_READABLE) != 0 && event.user_data)
 		mlc_target_check_closed(event.user_data);
@@ -346,6 +348,7 @@ init_relay(int number)
 								   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	mlc_relay->current = mlc_batch_create(mlc_relay->context, "current");
 	mlc_relay->flight = mlc_batch_create(mlc_relay->context, "flight");
+	mlc_relay->kept = mlc_batch_create(mlc_relay->context, "kept");
 	mlc_relay->weak = mlc_batch_create(mlc_relay->context, "weak");
 
 	mlc_upkeep_init();
