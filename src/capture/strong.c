@@ -30,306 +30,17 @@
 #include "access/transam.h"
 #include "access/xact.h"
 #include "base/fault.h"
-#include "base/guc.h"
-#include "capture/strong.h"
+#include "capture/marks.h"
 #include "miscadmin.h"
-#include "read/link.h"
 #include "redis/cluster.h"
-#include "redis/command.h"
 #include "redis/script.h"
 #include "shm/commits.h"
 #include "shm/l1.h"
 #include "shm/stats.h"
 #include "utils/memutils.h"
 
-#define KEYS_A_CALL 500
-#define OWNER_LEN 40
-
-/* FCALL mlc_release n key... ns owner version tell [payloads] */
-#define RELEASE_VERSION(n) ((n) + 5)
-#define RELEASE_ARGC(n) ((n) + 7)
-
-/* One Redis that this commit concerns. */
-typedef struct StrongServer
-{
-	MlcLink    *link;
-	bool		degrade;		/* all of its rules say so */
-	bool		tell;			/* none of them does */
-	bool		close;			/* a rule as a whole is concerned */
-	bool		asked;			/* marks may stand there */
-	bool		sent;			/* its answers are still to be taken */
-	int			nkeys;
-	int			size;
-	MlcStrongKey *keys;			/* sorted, each once */
-	uint32		payloads;		/* bytes of them */
-	int			nredirected;	/* of a cluster: keys that are elsewhere */
-	bool	   *redirected;
-	int			ncalls;
-	MlcCommand *quarantines;	/* the close comes last */
-	int			nreleases;
-	MlcCommand *releases;
-} StrongServer;
-
-typedef struct StrongCommit
-{
-	uint64		start;			/* of the quarantine */
-	bool		writes_through; /* payloads go with the release */
-	char		owner[OWNER_LEN];
-	char		version[MLC_VERSION_LEN + 1];
-	int			nservers;
-	StrongServer *servers;
-	bool		closed_all;		/* L1 as a whole */
-	int			nclosed;
-	uint32	   *closed;			/* handles of keys closed in L1 */
-} StrongCommit;
-
 /* Of the transaction at hand, in TopTransactionContext; NULL: none. */
-static StrongCommit *commit = NULL;
-
-/* ---- what is to be sent ---- */
-
-/* "xid-nonce": whom a mark belongs to.  Read by relay/sweep. */
-static void
-name_owner(char *owner)
-{
-	static uint64 nonce = 0;
-	static int	pid = 0;
-
-	if (pid != MyProcPid)
-	{
-		if (!pg_strong_random(&nonce, sizeof(nonce)))
-			ereport(ERROR,
-					(errcode(ERRCODE_INTERNAL_ERROR),
-					 errmsg("could not generate a random nonce")));
-		pid = MyProcPid;
-	}
-	snprintf(owner, OWNER_LEN, "%llx-%016llx",
-			 (unsigned long long) U64FromFullTransactionId(GetTopFullTransactionId()),
-			 (unsigned long long) nonce);
-}
-
-static StrongServer *
-new_server(MlcLink *link)
-{
-	StrongServer *server;
-
-	if (commit->servers == NULL)
-		commit->servers = palloc(sizeof(StrongServer));
-	else
-		commit->servers = repalloc(commit->servers,
-								   sizeof(StrongServer) * (commit->nservers + 1));
-	server = &commit->servers[commit->nservers++];
-	memset(server, 0, sizeof(*server));
-	server->link = link;
-	server->degrade = server->tell = true;
-	return server;
-}
-
-static StrongServer *
-server_for(MlcLink *link)
-{
-	for (int i = 0; i < commit->nservers; i++)
-		if (commit->servers[i].link == link)
-			return &commit->servers[i];
-	return new_server(link);
-}
-
-static void
-add_key(StrongServer *server, const MlcStrongKey *key)
-{
-	MlcStrongKey *mine;
-
-	if (server->nkeys == server->size)
-	{
-		server->size = Max(8, server->size * 2);
-		if (server->keys == NULL)
-			server->keys = palloc_extended(sizeof(MlcStrongKey) * server->size,
-										   MCXT_ALLOC_HUGE);
-		else
-			server->keys = repalloc_huge(server->keys,
-										 sizeof(MlcStrongKey) * server->size);
-	}
-	mine = &server->keys[server->nkeys++];
-	*mine = *key;
-
-	if (!commit->writes_through ||
-		server->payloads + key->payloadlen > MLC_STRONG_PAYLOADS)
-		mine->payload = NULL;
-	else
-		server->payloads += key->payloadlen;
-}
-
-static bool
-is_closing(MlcStrongRule *rule)
-{
-	return rule->all || rule->nkeys > mlc_quarantine_max_keys;
-}
-
-static void
-add_rule(MlcLink *link, MlcStrongRule *rule)
-{
-	StrongServer *server = server_for(link);
-
-	server->degrade &= rule->degrade;
-	server->tell &= !rule->degrade;
-	if (is_closing(rule))
-		server->close = true;
-	for (int i = 0; i < rule->nkeys && !is_closing(rule); i++)
-		add_key(server, &rule->keys[i]);
-}
-
-/*
- * The same for a cluster: each key is its master's.  Where no node tells who
- * that is, it is the cluster's, which nobody reaches.
- */
-static void
-add_cluster_rule(MlcLink *whole, MlcStrongRule *rule)
-{
-	List	   *nodes = NIL;
-	ListCell   *lc;
-
-	if (is_closing(rule))
-	{
-		mlc_link_moved(whole);
-		nodes = mlc_link_nodes(whole);
-		if (nodes == NIL)
-			nodes = list_make1(whole);
-	}
-	foreach(lc, nodes)
-		add_rule(lfirst(lc), rule);
-	for (int i = 0; i < rule->nkeys && nodes == NIL; i++)
-	{
-		MlcLink    *node = mlc_link_node(whole, rule->keys[i].key,
-										 rule->keys[i].len);
-		StrongServer *server = server_for(node ? node : whole);
-
-		server->degrade &= rule->degrade;
-		server->tell &= !rule->degrade;
-		add_key(server, &rule->keys[i]);
-	}
-}
-
-static int
-by_key(const void *a, const void *b)
-{
-	const MlcStrongKey *x = a;
-	const MlcStrongKey *y = b;
-	int			order = memcmp(x->key, y->key, Min(x->len, y->len));
-
-	return order != 0 ? order : (x->len > y->len) - (x->len < y->len);
-}
-
-/* Two rules may give one key; neither of them has its row then. */
-static void
-sort_keys(StrongServer *server)
-{
-	int			n = 0;
-
-	if (server->nkeys < 2)
-		return;
-	qsort(server->keys, server->nkeys, sizeof(MlcStrongKey), by_key);
-	for (int i = 1; i < server->nkeys; i++)
-		if (by_key(&server->keys[n], &server->keys[i]) != 0)
-			server->keys[++n] = server->keys[i];
-		else
-			server->keys[n].payload = NULL;
-	server->nkeys = n + 1;
-}
-
-static void
-add_keys(MlcCommand *cmd, StrongServer *server, int from, int n)
-{
-	mlc_command_add_int(cmd, n);
-	for (int i = from; i < from + n; i++)
-		mlc_command_add(cmd, server->keys[i].key, server->keys[i].len);
-}
-
-/* For a release: what is to be put there, once the commit is visible. */
-static void
-add_payloads(MlcCommand *cmd, StrongServer *server, int from, int n)
-{
-	for (int i = from; i < from + n; i++)
-	{
-		MlcStrongKey *key = &server->keys[i];
-
-		if (key->payload)
-			mlc_command_add_int(cmd, key->ttl);
-		else
-			mlc_command_add_cstr(cmd, "");
-		mlc_command_add(cmd, key->payload ? key->payload : "",
-						key->payload ? key->payloadlen : 0);
-	}
-}
-
-static bool
-has_payloads(StrongServer *server, int from, int n)
-{
-	for (int i = from; i < from + n; i++)
-		if (server->keys[i].payload)
-			return true;
-	return false;
-}
-
-/* In a cluster a call is for one slot. */
-static int
-keys_a_call(StrongServer *server)
-{
-	return mlc_link_is_cluster(server->link) ? 1 : KEYS_A_CALL;
-}
-
-/* All commands of this commit, in the order in which they go out. */
-static void
-lay_out(StrongServer *server)
-{
-	int			keys = keys_a_call(server);
-	int			calls = (server->nkeys + keys - 1) / keys;
-
-	server->quarantines = palloc_extended(sizeof(MlcCommand) * (calls + 1),
-										  MCXT_ALLOC_HUGE);
-	server->releases = palloc_extended(sizeof(MlcCommand) * Max(calls, 1),
-									   MCXT_ALLOC_HUGE);
-	for (int from = 0; from < server->nkeys; from += keys)
-	{
-		int			n = Min(keys, server->nkeys - from);
-		bool		payloads = has_payloads(server, from, n);
-		MlcCommand *cmd = &server->quarantines[server->ncalls++];
-
-		mlc_command_init(cmd);
-		mlc_command_add_cstr(cmd, "FCALL");
-		mlc_command_add_cstr(cmd, "mlc_quarantine");
-		add_keys(cmd, server, from, n);
-		mlc_command_add_cstr(cmd, server->link->ns);
-		mlc_command_add_cstr(cmd, "");	/* whoever has armed it */
-		mlc_command_add_cstr(cmd, commit->owner);
-		mlc_command_add_cstr(cmd, "0"); /* no deadline */
-		if (payloads)
-			mlc_command_add_cstr(cmd, "1"); /* remember what was cached */
-
-		cmd = &server->releases[server->nreleases++];
-		mlc_command_init(cmd);
-		mlc_command_add_cstr(cmd, "FCALL");
-		mlc_command_add_cstr(cmd, "mlc_release");
-		add_keys(cmd, server, from, n);
-		mlc_command_add_cstr(cmd, server->link->ns);
-		mlc_command_add_cstr(cmd, commit->owner);
-		mlc_command_add(cmd, commit->version, MLC_VERSION_LEN);
-		mlc_command_add_cstr(cmd, server->tell ? "1" : "0");
-		Assert(cmd->argc == RELEASE_ARGC(n));
-		if (payloads)
-			add_payloads(cmd, server, from, n);
-	}
-	if (server->close)
-	{
-		MlcCommand *cmd = &server->quarantines[server->ncalls++];
-
-		mlc_command_init(cmd);
-		mlc_command_add_cstr(cmd, "FCALL");
-		mlc_command_add_cstr(cmd, "mlc_close");
-		mlc_command_add_cstr(cmd, "0");
-		mlc_command_add_cstr(cmd, server->link->ns);
-		mlc_command_add_cstr(cmd, commit->owner);
-	}
-}
+static MlcStrongCommit *commit = NULL;
 
 /* ---- talking to a server ---- */
 
@@ -372,7 +83,7 @@ take_old_replies(MlcLink *link, int n)
 
 /* Sends all calls of this server, without waiting; false: it is away. */
 static bool
-ask(StrongServer *server)
+ask(MlcStrongServer *server)
 {
 	MlcLink    *link = server->link;
 
@@ -391,7 +102,7 @@ ask(StrongServer *server)
 
 /* A key that is elsewhere, or on its way: see redirect_keys(). */
 static void
-remember_redirect(StrongServer *server, int call)
+remember_redirect(MlcStrongServer *server, int call)
 {
 	if (server->redirected == NULL)
 		server->redirected = palloc0(sizeof(bool) * server->nkeys);
@@ -401,7 +112,7 @@ remember_redirect(StrongServer *server, int call)
 
 /* NULL, or what is wrong. */
 static const char *
-take_answers(StrongServer *server, bool *missing)
+take_answers(MlcStrongServer *server, bool *missing)
 {
 	MlcLink    *link = server->link;
 	const char *wrong = NULL;
@@ -431,7 +142,7 @@ take_answers(StrongServer *server, bool *missing)
 
 /* A Redis that has just started empty has no function library yet. */
 static const char *
-ask_again(StrongServer *server)
+ask_again(MlcStrongServer *server)
 {
 	char	   *error;
 	bool		missing;
@@ -444,7 +155,7 @@ ask_again(StrongServer *server)
 }
 
 static void
-report(StrongServer *server, const char *wrong)
+report(MlcStrongServer *server, const char *wrong)
 {
 	int			sqlstate = mlc_conn_is_open(server->link->conn) ?
 	ERRCODE_PROTOCOL_VIOLATION : mlc_conn_sqlstate(server->link->conn);
@@ -463,7 +174,7 @@ report(StrongServer *server, const char *wrong)
 }
 
 static const char *
-why_away(StrongServer *server)
+why_away(MlcStrongServer *server)
 {
 	const char *wrong = mlc_conn_error(server->link->conn);
 
@@ -476,7 +187,7 @@ ask_servers(int from, int to)
 {
 	for (int i = from; i < to; i++)
 	{
-		StrongServer *server = &commit->servers[i];
+		MlcStrongServer *server = &commit->servers[i];
 
 		server->sent = ask(server);
 		if (server->sent)
@@ -497,7 +208,7 @@ await_servers(int from, int to)
 {
 	for (int i = from; i < to; i++)
 	{
-		StrongServer *server = &commit->servers[i];
+		MlcStrongServer *server = &commit->servers[i];
 		const char *wrong;
 		bool		missing;
 
@@ -542,8 +253,8 @@ ask_where_they_are(void)
 		for (int k = 0; k < commit->servers[i].nkeys &&
 			 commit->servers[i].nredirected > 0; k++)
 		{
-			StrongServer *server = &commit->servers[i];
-			StrongServer *now = NULL;
+			MlcStrongServer *server = &commit->servers[i];
+			MlcStrongServer *now = NULL;
 			bool		degrade = server->degrade;
 			MlcStrongKey key = server->keys[k];
 			MlcLink    *whole = mlc_link_whole(server->link);
@@ -558,20 +269,20 @@ ask_where_they_are(void)
 				if (commit->servers[j].link == node)
 					now = &commit->servers[j];
 			if (now == NULL)
-				now = new_server(node);
+				now = mlc_marks_new_server(commit, node);
 			now->degrade &= degrade;
 			key.payload = NULL; /* its entry may have been on either side */
-			add_key(now, &key);
+			mlc_marks_add_key(commit, now, &key);
 		}
 	for (int i = old; i < commit->nservers; i++)
-		lay_out(&commit->servers[i]);
+		mlc_marks_lay_out(commit, &commit->servers[i]);
 	ask_servers(old, commit->nservers);
 	await_servers(old, commit->nservers);
 }
 
 /* Closes a master, and removes what it has of the keys.  False: it is away. */
 static bool
-close_node(MlcLink *node, StrongServer *server)
+close_node(MlcLink *node, MlcStrongServer *server)
 {
 	MlcCommand	cmd;
 	MlcReply   *reply;
@@ -615,7 +326,7 @@ close_node(MlcLink *node, StrongServer *server)
  * from one to the other in between.
  */
 static void
-close_cluster(StrongServer *server)
+close_cluster(MlcStrongServer *server)
 {
 	MlcLink    *whole = mlc_link_whole(server->link);
 	List	   *nodes = mlc_link_nodes(whole);
@@ -687,13 +398,15 @@ void
 mlc_strong_quarantine(MlcStrongRule *rules, int nrules, bool prepare)
 {
 	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
-	StrongCommit *mine = palloc0(sizeof(StrongCommit));
+	MlcStrongCommit *mine = palloc0(sizeof(MlcStrongCommit));
 	MlcRelayShared *relay;
 	ListCell   *lc;
 
 	Assert(commit == NULL);
-	name_owner(mine->owner);
-	relay = mlc_segment_relay(MyDatabaseId, true);
+	mlc_marks_name_owner(mine->owner);
+	relay = mlc_segment_my_relay();
+	if (relay == NULL)
+		relay = mlc_segment_relay(MyDatabaseId, true);
 	mlc_commits_begin();
 	commit = mine;				/* from here on there is something to end */
 
@@ -709,15 +422,9 @@ mlc_strong_quarantine(MlcStrongRule *rules, int nrules, bool prepare)
 
 	for (int i = 0; i < nrules; i++)
 		foreach(lc, mlc_link_all(rules[i].nservers, rules[i].servers))
-			if (mlc_link_is_whole(lfirst(lc)))
-			add_cluster_rule(lfirst(lc), &rules[i]);
-		else
-			add_rule(lfirst(lc), &rules[i]);
+			mlc_marks_add_rule(commit, lfirst(lc), &rules[i]);
 	for (int i = 0; i < commit->nservers; i++)
-	{
-		sort_keys(&commit->servers[i]);
-		lay_out(&commit->servers[i]);
-	}
+		mlc_marks_lay_out(commit, &commit->servers[i]);
 	MLC_FAULT("strong-before-quarantine");
 	close_l1(rules, nrules);
 	mine->start = mlc_stats_now();
@@ -746,26 +453,14 @@ mlc_strong_await(void)
 
 /* The release of one server; false: it could not be sent as a whole. */
 static bool
-release_server(StrongServer *server, bool committed)
+release_server(MlcStrongServer *server, bool committed)
 {
 	MlcConn    *conn = server->link->conn;
-	int			keys = keys_a_call(server);
 
 	if (!mlc_conn_is_open(conn))
 		return false;
 	for (int i = 0; i < server->nreleases; i++)
-	{
-		MlcCommand *cmd = &server->releases[i];
-		int			n = Min(keys, server->nkeys - i * keys);
-
-		/* no version says that it was aborted */
-		if (!committed)
-		{
-			cmd->argvlen[RELEASE_VERSION(n)] = 0;
-			cmd->argc = RELEASE_ARGC(n);
-		}
-		mlc_command_append(cmd, conn);
-	}
+		mlc_command_append(mlc_marks_release(server, i, committed), conn);
 	if (!mlc_conn_send(conn))
 		return false;
 	if (mlc_conn_unsent(conn) == 0)
@@ -791,7 +486,7 @@ mlc_strong_release(const MlcVersion *version)
 	}
 	for (int i = 0; i < commit->nservers; i++)
 	{
-		StrongServer *server = &commit->servers[i];
+		MlcStrongServer *server = &commit->servers[i];
 
 		if (!server->asked || server->close || MLC_FAULT_SKIP("strong-release"))
 			released = false;
