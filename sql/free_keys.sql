@@ -158,7 +158,6 @@ SELECT mlcache.set('taken:1', 'mine');
 SELECT settle();
 SELECT mlcache.get('taken:1');
 SELECT mlcache.attach('t', key => 'taken:{id}');
-SELECT mlcache.get('taken:1');
 SELECT settle();
 SELECT mlcache.get('taken:1');
 -- also of who checked before it came

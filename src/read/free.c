@@ -19,7 +19,6 @@
 #include "model/key.h"
 #include "read/free.h"
 #include "read/link.h"
-#include "read/match.h"
 #include "redis/command.h"
 #include "shm/l1.h"
 #include "shm/stats.h"
@@ -185,10 +184,9 @@ take(MlcReply *reply, MlcVersion *version)
 }
 
 bool
-mlc_free_in_l1(const char *key, uint32 keylen)
+mlc_free_from_l1(void)
 {
-	return !mlc_free_is_writing() && mlc_free_is_readable() &&
-		mlc_match_key(key, keylen) == NULL;
+	return !mlc_free_is_writing() && mlc_free_is_readable();
 }
 
 text *

@@ -58,8 +58,8 @@ extern MlcLink *mlc_free_link(void);
 extern MlcReply *mlc_free_ask(MlcLink *link, MlcCommand *question,
 							  const char *key, uint32 keylen, int64 *pttl);
 
-/* Is a line of MLC_RULE_FREE in L1 what the caller may, and should, see? */
-extern bool mlc_free_in_l1(const char *key, uint32 keylen);
+/* May the caller see lines of MLC_RULE_FREE in L1, and has it none of its own? */
+extern bool mlc_free_from_l1(void);
 
 /*
  * What Redis holds under a free key, in the current context; NULL: nothing,

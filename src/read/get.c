@@ -489,10 +489,10 @@ read_free(MlcRead *read, bool l1, const MlcBound *bound)
 
 /* May the caller see this line of L1? */
 static inline bool
-may_show(MlcRead *read, int32 rule)
+may_show(int32 rule)
 {
 	if (unlikely(rule <= 0))
-		return rule == MLC_RULE_FREE && mlc_free_in_l1(read->key, read->keylen);
+		return rule == MLC_RULE_FREE && mlc_free_from_l1();
 	return mlc_match_check(rule);
 }
 
@@ -511,7 +511,7 @@ look_up(MlcRead *read, bool cached, const MlcBound *bound)
 		return;
 
 	if (cached && l1_is_safe() && mlc_l1_get(read->key, read->keylen, &hit) &&
-		mlc_ask_new_enough(bound, hit.lo) && may_show(read, hit.rule))
+		mlc_ask_new_enough(bound, hit.lo) && may_show(hit.rule))
 	{
 		read->value = hit.value;
 		read->source = MLC_FROM_L1;

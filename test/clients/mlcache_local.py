@@ -140,17 +140,18 @@ class MlcacheLocal:
     def _tell(self, event):
         with self.lock:
             if b"key" in event:
-                key = event[b"key"].decode()
-                self.lines.pop(key, None)
-                self.tickets.pop(key, None)
+                self._drop([event[b"key"].decode()])
             elif b"tag" in event:
                 tag = event[b"tag"].decode()
-                for key in [key for key, line in self.lines.items() if tag in line[1]]:
-                    del self.lines[key]
-                for key in [key for key, tags in self.tickets.items() if tag in tags]:
-                    del self.tickets[key]
+                self._drop([key for key, line in self.lines.items() if tag in line[1]])
+                self._drop([key for key, tags in self.tickets.items() if tag in tags])
             else:                       # a pattern, or all keys of a rule
                 self._empty()
+
+    def _drop(self, keys):
+        for key in keys:
+            self.lines.pop(key, None)
+            self.tickets.pop(key, None)
 
     def _empty(self):
         self.lines.clear()

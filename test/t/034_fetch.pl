@@ -118,12 +118,19 @@ $t->wait_armed;
 
 # ---------- what fetch has cached in L1 is for fetch only ----------
 
-# No tag has been invalidated yet, so a generation tells nobody apart.
-$t->sql("SELECT mlcache.fetch('mine', 'SELECT 1')");
-is($t->sql("SELECT mlcache.fetch('mine', 'SELECT 1') IS NOT NULL; SELECT source FROM mlcache.last_read()"), "t\nL1",
-	'a line of L1');
-my ($copy) = grep { /^#/ } @{ $t->redis->command('KEYS', '#*:mine') };
-like(($t->node->psql('postgres', "SELECT mlcache.get('$copy')"))[2], qr/invalid key/, '...is not shown by get');
+# Without generations to tell them apart: that of some copy is what get looks for.
+$t->sql(<<'SQL');
+SELECT mlcache.fetch('mine', 'SELECT 1', tags => ARRAY(SELECT 'never ' || i FROM generate_series(1, n) i))
+FROM generate_series(0, 20) n, generate_series(1, 2)
+SQL
+is($t->sql('SELECT hits_l1 FROM mlcache.stat_rules WHERE id = -1'), 21, 'copies in L1');
+my @copies = grep { /^#/ } @{ $t->redis->command('KEYS', '#*:mine') };
+is(scalar @copies, 21, '...and in Redis');
+my ($shown, $errors);
+$t->node->psql('postgres', join(';', map { "SELECT mlcache.get('$_')" } @copies),
+	on_error_stop => 0, stdout => \$shown, stderr => \$errors);
+is($shown, '', '...are not shown by get');
+is(() = $errors =~ /invalid key/g, 21, '...which says so');
 
 my @running;
 
