@@ -113,8 +113,8 @@ local function mlc_deliver(keys, args)
 	if op ~= 'u' and op ~= 'r' and op ~= 'i' then
 		arg_error('op must be u, r or i')
 	end
-	if #versions ~= 24 and #versions ~= 24 * n then
-		arg_error('expected one version, or one for each key')
+	if #versions ~= 24 and #versions ~= 24 * n or not find(versions, '^[0-9a-f]*$') then
+		arg_error('expected one version of 24 lower-case hex digits, or one for each key')
 	end
 	keys = {}
 	for i = 1, n do
@@ -123,13 +123,14 @@ local function mlc_deliver(keys, args)
 	local names = guard_names(keys)
 	local byte, sub, call = byte, sub, redis.pcall
 	local now = now_ms()
-	local plain = op ~= 'i' and ttl == 0 and text_sorts
+	local each, plain = #versions > 24, op ~= 'i' and ttl == 0 and text_sorts
 	local set, skipped, deleted, missing = 0, 0, 0, {}
 	local version, entry
 	for i = 1, n do
 		local key, name, payload = keys[i], names[i], args[2 * i + 5]
-		if i == 1 or #versions > 24 then
-			version = need_version('version', sub(versions, 24 * i - 23, 24 * i))
+		local next_version = each and sub(versions, 24 * i - 23, 24 * i) or versions
+		if next_version ~= version then
+			version = next_version
 			entry = entry_text(version, version, false)
 		end
 
