@@ -514,7 +514,8 @@ slots_moved(MlcGroup *group)
 static bool
 may_have_passed(MlcGroup *group)
 {
-	if (group->failed || MLC_FAULT_SKIP("relay-sweep-again"))
+	if (group->failed || idle_connection(group) == NULL ||
+		MLC_FAULT_SKIP("relay-sweep-again"))
 		return false;
 	group->rounds++;
 	return group->rounds < MLC_ROUNDS ||
