@@ -308,7 +308,7 @@ for my $point (qw(strong-before-quarantine strong-after-quarantine strong-before
 	$t->node->psql('postgres',
 		"SET mlcache.fault_points = '$point=kill'; UPDATE s SET n = n + 1 WHERE id = 31");
 	$t->wait_log(qr/all server processes terminated; reinitializing/, $position);
-	$t->wait_for('the server', sub { ($t->node->psql('postgres', 'SELECT 1'))[0] == 0 });
+	$t->sql_patiently('SELECT 1');
 	reads_like_its_row($key, "killed at $point: at once");
 	is(in_row($key), $point eq 'strong-before-release' ? $old + 1 : $old, "killed at $point: the row");
 	restarted($position);
@@ -325,7 +325,7 @@ for my $point (qw(strong-before-quarantine strong-after-quarantine strong-before
 	$t->node->psql('postgres',
 		"SET mlcache.fault_points = 'strong-after-quarantine=kill'; UPDATE s SET n = n + 1 WHERE id = 32");
 	$t->wait_log(qr/all server processes terminated; reinitializing/, $position);
-	$t->wait_for('the server', sub { ($t->node->psql('postgres', 'SELECT 1'))[0] == 0 });
+	$t->sql_patiently('SELECT 1');
 	restarted($position);
 	$t->wait_applied;
 	usleep(1_500_000);
@@ -343,7 +343,7 @@ for my $point (qw(strong-before-quarantine strong-after-quarantine strong-before
 	warm('s:33');
 	kill 'KILL', $t->relay_pid;
 	$t->wait_log(qr/all server processes terminated; reinitializing/, $position);
-	$t->wait_for('the server', sub { ($t->node->psql('postgres', 'SELECT 1'))[0] == 0 });
+	$t->sql_patiently('SELECT 1');
 	$t->sql_patiently('UPDATE s SET n = n + 1 WHERE id = 33');
 	reads_like_its_row('s:33', 'the relay killed: a commit meanwhile');
 	restarted($position);
