@@ -239,6 +239,37 @@ render_any(MlcBinding *binding, HeapTuple tuple, TupleDesc desc,
 }
 
 bool
+mlc_payload_wants_pin(MlcBinding *binding, TupleDesc desc)
+{
+	int			n = binding->payload_desc ? binding->npayload : desc->natts;
+
+	for (int i = 0; i < n; i++)
+	{
+		int			at = binding->payload_desc ?
+		binding->payload_attnums[i] - 1 : i;
+
+		switch (TupleDescAttr(desc, at)->atttypid)
+		{
+			case BOOLOID:
+			case INT2OID:
+			case INT4OID:
+			case INT8OID:
+			case NUMERICOID:
+			case TEXTOID:
+			case VARCHAROID:
+			case BPCHAROID:
+			case UUIDOID:
+			case JSONOID:
+			case JSONBOID:
+				break;
+			default:
+				return true;
+		}
+	}
+	return false;
+}
+
+bool
 mlc_payload_render(MlcBinding *binding, HeapTuple tuple, TupleDesc desc,
 				   StringInfo out)
 {

@@ -17,6 +17,9 @@
 extern bool mlc_payload_is_missing(HeapTuple tuple, TupleDesc desc,
 								   AttrNumber attnum);
 
+/* Does its text depend on settings of the session, as far as types tell? */
+extern bool mlc_payload_wants_pin(MlcBinding *binding, TupleDesc desc);
+
 /*
  * The row as JSON into out, letter by letter what a loader's row_to_json()
  * gives.  False when a value is not in WAL.  Allocates in the current context;

@@ -289,8 +289,11 @@ mlc_capture(PG_FUNCTION_ARGS)
 
 		if (binding->rule->capture != MLC_CAPTURE_TRIGGER)
 			continue;
-		if ((binding->pin_format || mlc_rule_writes_through(binding->rule)) &&
-			nestlevel < 0)
+		if (nestlevel < 0 &&
+			(binding->pin_format ||
+			 (mlc_rule_writes_through(binding->rule) && !binding->broken &&
+			  mlc_payload_wants_pin(binding,
+									RelationGetDescr(trigdata->tg_relation)))))
 			nestlevel = mlc_rule_pin_format();
 		capture(rules, binding, trigdata, &key);
 	}
