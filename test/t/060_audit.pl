@@ -144,7 +144,7 @@ ok($n > 0 && $n < $all, "$n of $all");
 my $lost = $t->sql(<<'SQL');
 SELECT cached_version < row_version, age < '1 hour' AND age > '0', detail ~ 'Transaction [0-9]+ wrote the row and committed at',
 	detail ~ ('Transaction ' || (SELECT xmin FROM u WHERE id = 1234) || ' wrote')
-FROM mlcache.audit('u') WHERE key = 'u:1234'
+FROM mlcache.audit('u') WHERE key = 'u:1234' AND server <> 'L1'
 SQL
 is($lost, 't|t|t|t', 'the version that was lost is told');
 
