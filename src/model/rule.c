@@ -362,6 +362,15 @@ scan(Oid catalog, int attnum, Datum value)
 	return rules;
 }
 
+bool
+mlc_rule_exists(int32 id)
+{
+	Oid			catalog = mlc_rule_relid();
+
+	return OidIsValid(catalog) &&
+		scan(catalog, MLC_RULE_ID, Int32GetDatum(id)) != NIL;
+}
+
 List *
 mlc_rule_every(void)
 {

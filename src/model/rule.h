@@ -146,6 +146,9 @@ extern MlcRelationRules *mlc_rule_lookup(Relation relation);
 /* A rule by its id, NULL if it is not there (any more). */
 extern MlcRule *mlc_rule_by_id(int32 id);
 
+/* Is it there?  Asks the catalog, and leaves the cache as it is. */
+extern bool mlc_rule_exists(int32 id);
+
 /* The Oid of mlcache.rule, InvalidOid where the extension is missing. */
 extern Oid	mlc_rule_relid(void);
 

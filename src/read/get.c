@@ -46,6 +46,7 @@
 #include "shm/stats.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
+#include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -367,9 +368,27 @@ fill_link(MlcLink *link, MlcRead *reads, int n, const char *token,
 	mlc_stats_since(MLC_TIME_FILL, start);
 }
 
+/*
+ * The relay has purged a rule that is detached, maybe before we got our leases,
+ * and will not come back to its keys.  Whoever holds a lock on the table already
+ * hears of it here only.
+ */
+static void
+forgo_detached(MlcRead *reads, int n, uint64 rules_seen)
+{
+	AcceptInvalidationMessages();
+	if (mlc_rule_changes == rules_seen || MLC_FAULT_SKIP("get-detached"))
+		return;
+	for (int i = 0; i < n; i++)
+		if (reads[i].state == MLC_READ_LEASE &&
+			!mlc_rule_exists(reads[i].rule->id))
+			reads[i].own = false;
+}
+
 /* Loads the rest, and fills where there is a lease. */
 static void
-load_and_fill(MlcRead *reads, int n, const char *token, bool own_snapshot)
+load_and_fill(MlcRead *reads, int n, const char *token, bool own_snapshot,
+			  uint64 rules_seen)
 {
 	MlcVersion	hi;
 	bool		flushed = false;
@@ -381,6 +400,8 @@ load_and_fill(MlcRead *reads, int n, const char *token, bool own_snapshot)
 			reads[i].state = MLC_READ_ROW;
 		}
 	hi = load_or_give_back(reads, n, own_snapshot);
+	if (token)
+		forgo_detached(reads, n, rules_seen);
 	for (int i = 0; i < n; i++)
 	{
 		MlcRead    *read = &reads[i];
@@ -572,7 +593,8 @@ any_is(MlcRead *reads, int n, MlcReadState state)
 
 /* What the first look did not find. */
 static void
-go_on(MlcRead *reads, int n, bool own_snapshot, const MlcBound *bound)
+go_on(MlcRead *reads, int n, bool own_snapshot, const MlcBound *bound,
+	  uint64 rules_seen)
 {
 	const char *token = NULL;
 
@@ -584,7 +606,7 @@ go_on(MlcRead *reads, int n, bool own_snapshot, const MlcBound *bound)
 	}
 	check_standby(reads, n);
 	if (any_is(reads, n, MLC_READ_LEASE) || any_is(reads, n, MLC_READ_ROW))
-		load_and_fill(reads, n, token, own_snapshot);
+		load_and_fill(reads, n, token, own_snapshot, rules_seen);
 	MLC_FAULT("get-before-l1");
 	for (int i = 0; i < n; i++)
 		fill_l1(&reads[i]);
@@ -610,6 +632,7 @@ mlc_get_many(MlcRead *reads, int n, MlcBound *bound)
 	bool		cached = !row && young_enough(bound);
 	bool		all_done = true;
 	uint64		start = mlc_stats_sample();
+	uint64		rules_seen = mlc_rule_changes;
 
 	if (bound && bound->has_version)
 	{
@@ -626,7 +649,7 @@ mlc_get_many(MlcRead *reads, int n, MlcBound *bound)
 	if (!all_done && start == 0)
 		start = mlc_stats_now();
 	if (!all_done)
-		go_on(reads, n, !row, bound);
+		go_on(reads, n, !row, bound, rules_seen);
 	mlc_tally_reads(reads, n, cached, start);
 	if (n > 0)
 	{

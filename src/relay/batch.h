@@ -22,6 +22,7 @@ typedef struct MlcRelayRule
 {
 	int32		id;				/* hash key */
 	MlcTemplate *template;		/* NULL: it gives no keys */
+	const char *key;			/* its text */
 	char	   *glob;			/* of its keys */
 	char	   *guard_glob;		/* of their guards */
 	char	   *kept_glob;		/* of copies that are kept; NULL: none are */

@@ -47,6 +47,7 @@ make_rule(const MlcRule *rule)
 	if (rule->id != MLC_RULE_FREE && rule->tag == NULL)
 	{
 		entry->template = mlc_key_parse(rule->key, &error);
+		entry->key = pstrdup(rule->key);
 		initStringInfo(&glob);
 		mlc_key_glob(entry->template, &glob);
 		entry->glob = glob.data;

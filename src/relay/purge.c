@@ -9,10 +9,15 @@
  * asked for the purge had become visible.  Names are matched against the
  * template letter by letter, since a glob would take foreign keys along.
  *
+ * A relay may know less than a server holds: a rule that was detached while the
+ * slot was lost, or that a recovery to a point in history has undone.  So each
+ * server remembers the templates whose keys it may have, beside its state.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "base/fault.h"
 #include "miscadmin.h"
 #include "redis/cluster.h"
 #include "redis/command.h"
@@ -244,30 +249,112 @@ scan(MlcTarget *target, const char *glob, Names what, MlcRelayRule **rules,
 	return done;
 }
 
+/* ---- what a server may hold ---- */
+
+/*
+ * Has the server remember the rules' templates, and these only if asked to;
+ * *known: those that it knew, as texts.
+ */
+static bool
+remember(MlcTarget *target, MlcRelayRule **rules, int nrules, bool only,
+		 MlcReply **known)
+{
+	MlcCommand	cmd;
+	MlcReply   *reply;
+
+	mlc_command_init(&cmd);
+	mlc_command_add_cstr(&cmd, "FCALL");
+	mlc_command_add_cstr(&cmd, "mlc_templates");
+	mlc_command_add_cstr(&cmd, "0");
+	mlc_command_add_cstr(&cmd, target->ns);
+	mlc_command_add_cstr(&cmd, only ? "1" : "0");
+	for (int i = 0; i < nrules; i++)
+		mlc_command_add_cstr(&cmd, rules[i]->key);
+	reply = mlc_command_call(&cmd, target->conn);
+	if (!mlc_target_good(target, reply, "mlc_templates"))
+		return false;
+	if (reply->type != MLC_REPLY_ARRAY)
+	{
+		mlc_target_fail(target, "mlc_templates: unexpected reply");
+		return false;
+	}
+	if (known)
+		*known = reply;
+	return true;
+}
+
+/* The rules that give keys; with room for some more. */
+static MlcRelayRule **
+with_keys(HTAB *rules, int more, int *nrules)
+{
+	MlcRelayRule **all = palloc(sizeof(MlcRelayRule *) *
+								(hash_get_num_entries(rules) + more + 1));
+	HASH_SEQ_STATUS status;
+	MlcRelayRule *rule;
+
+	*nrules = 0;
+	hash_seq_init(&status, rules);
+	while ((rule = hash_seq_search(&status)) != NULL)
+		if (rule->template)
+			all[(*nrules)++] = rule;
+	return all;
+}
+
+bool
+mlc_purge_remember(MlcTarget *target, HTAB *rules)
+{
+	int			nrules;
+	MlcRelayRule **all = with_keys(rules, 0, &nrules);
+
+	return remember(target, all, nrules, false, NULL);
+}
+
+/* Adds a rule of which only the template is known, if it is one. */
+static void
+add_forgotten(MlcRelayRule **rules, int *nrules, const char *key)
+{
+	MlcKeyError error;
+	MlcTemplate *template = mlc_key_parse(key, &error);
+
+	if (template == NULL)
+		return;
+	rules[*nrules] = palloc0(sizeof(MlcRelayRule));
+	rules[*nrules]->template = template;
+	rules[*nrules]->key = key;
+	rules[(*nrules)++]->consistency = MLC_EVENTUAL;
+}
+
+/* ---- purges ---- */
+
 bool
 mlc_purge_rule(MlcTarget *target, MlcRelayRule *rule)
 {
 	return scan(target, rule->guard_glob, GUARDS, &rule, 1) &&
 		scan(target, rule->glob, ENTRIES, &rule, 1) &&
 		(rule->kept_glob == NULL ||
-		 scan(target, rule->kept_glob, KEPT, &rule, 1));
+		 scan(target, rule->kept_glob, KEPT, &rule, 1)) &&
+		(rule->template == NULL || remember(target, &rule, 1, false, NULL));
 }
 
 bool
 mlc_purge_all(MlcTarget *target, HTAB *rules)
 {
-	int			nrules = 0;
-	MlcRelayRule **all = palloc(sizeof(MlcRelayRule *) *
-								Max(hash_get_num_entries(rules), 1));
-	HASH_SEQ_STATUS status;
-	MlcRelayRule *rule;
+	int			nknown;
+	int			nrules;
+	MlcReply   *known;
+	MlcRelayRule **all;
 
-	hash_seq_init(&status, rules);
-	while ((rule = hash_seq_search(&status)) != NULL)
-		if (rule->template)
-			all[nrules++] = rule;
+	if (!remember(target, NULL, 0, false, &known))
+		return false;
+	all = with_keys(rules, (int) known->nelements, &nknown);
+	nrules = nknown;
+	for (size_t i = 0; i < known->nelements; i++)
+		if (known->elements[i]->type == MLC_REPLY_STRING &&
+			!MLC_FAULT_SKIP("relay-templates"))
+			add_forgotten(all, &nrules, pstrdup(known->elements[i]->str));
 	return mlc_free_purge(target) &&
 		scan(target, "mlc:*", GUARDS, all, nrules) &&
 		scan(target, "mlc:mlc:*", KEPT, all, nrules) &&
-		scan(target, "*", ENTRIES, all, nrules);
+		scan(target, "*", ENTRIES, all, nrules) &&
+		remember(target, all, nknown, true, NULL);
 }

@@ -18,7 +18,13 @@
  */
 extern bool mlc_purge_rule(MlcTarget *target, MlcRelayRule *rule);
 
-/* rules: of MlcRelayRule.  One pass over the keyspace, however many. */
+/* Has the server know whose keys it may hold; waits, as the others do. */
+extern bool mlc_purge_remember(MlcTarget *target, HTAB *rules);
+
+/*
+ * rules: of MlcRelayRule.  Takes along those that only the server knows.  One
+ * pass over the keyspace, however many.
+ */
 extern bool mlc_purge_all(MlcTarget *target, HTAB *rules);
 
 #endif							/* MLC_RELAY_PURGE_H */

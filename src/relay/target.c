@@ -462,6 +462,8 @@ mlc_target_connect(MlcTarget *target, MlcVersion position,
 			!adopt(target, state, rules, &armed))
 			return false;
 	}
+	if (!mlc_purge_remember(target, rules))
+		return false;
 	enter(target, armed);
 	LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
 	target->stat->reconnects++;

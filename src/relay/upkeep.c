@@ -16,6 +16,7 @@
 #include "base/guc.h"
 #include "base/wal.h"
 #include "commands/extension.h"
+#include "miscadmin.h"
 #include "model/rule.h"
 #include "redis/server.h"
 #include "relay/free.h"
@@ -226,7 +227,12 @@ mlc_upkeep_load(void)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	mlc_rule_look_at_present();
 	rules = OidIsValid(get_extension_oid("mlcache", true)) ? mlc_rule_every() : NIL;
-	if (rules != NIL)
+
+	/* where the last rule went before we came its keys are still to be purged */
+	if (rules != NIL ||
+		(!mlc_relay->shared->settled && OidIsValid(mlc_rule_relid()) &&
+		 mlc_slot_usage(MyDatabaseId, NULL, NULL) >= 0 &&
+		 !MLC_FAULT_SKIP("relay-last-rule")))
 	{
 		old = CurrentMemoryContext;
 		load_targets();

@@ -470,7 +470,7 @@ mlc_relay_main(Datum arg)
 	mlc_rule_pin_format_for_process();
 
 	generation = pg_atomic_read_u32(&mlc_relay->shared->generation);
-	if (!mlc_upkeep_load() && retire(generation))
+	if (!mlc_upkeep_load() && mlc_relay->ntargets == 0 && retire(generation))
 		return;
 	LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
 	mlc_relay->shared->settled = true;

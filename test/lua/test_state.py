@@ -36,6 +36,21 @@ class State(LibraryTest):
         self.fcall("mlc_disarm", [], "db", "n2", "sys")
         self.refuses("MLCNONCE", "mlc_arm", [], "db", "n2")
 
+    def test_templates(self):
+        def known(only, *more):
+            return sorted(self.fcall("mlc_templates", [], "db", only, *more))
+
+        self.assertEqual(known(0, "a:{id}", "b:{id}"), [])
+        self.assertEqual(known(0, "b:{id}"), ["a:{id}", "b:{id}"])
+        self.fcall("mlc_disarm", [], "db", "n2", "sys")
+        self.fcall("mlc_begin", [], "db", "n2", "sys", V(1))
+        self.assertEqual(known(1, "c:{id}"), ["a:{id}", "b:{id}"])
+        self.assertEqual(known(0), ["c:{id}"])
+        self.assertEqual(self.fcall("mlc_templates", [], "other", 0), [])
+        self.refuses("MLCARG", "mlc_templates", [], "db")
+        self.refuses("MLCARG", "mlc_templates", [], "db", "x")
+        self.refuses("MLCARG", "mlc_templates", ["k"], "db", 0)
+
     def test_disarm(self):
         self.cache()
         self.fcall("mlc_disarm", [], "db", "n2", "other")

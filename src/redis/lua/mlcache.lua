@@ -487,6 +487,33 @@ local function mlc_begin(keys, args)
 	return redis.status_reply('OK')
 end
 
+-- 0 keys; ns, only, template...: what keys the rules give that have entries
+-- here, for a relay that knows of a rule no more.  Adds these; only 1: forgets
+-- all others.  -> those that were known.
+local function mlc_templates(keys, args)
+	need_keys(keys, 0, 0)
+	need_args(args, 2, 1000000)
+	local key = state_key(args[1])
+	need_flag('only', args[2])
+	local fields = redis.pcall('HGETALL', key)
+	local known = {}
+	if fields.err then
+		return known				-- the slot of the state has left
+	end
+	for i = 1, #fields, 2 do
+		if sub(fields[i], 1, 9) == 'template ' then
+			known[#known + 1] = sub(fields[i], 10)
+			if args[2] == '1' then
+				redis.call('HDEL', key, fields[i])
+			end
+		end
+	end
+	for i = 3, #args do
+		redis.call('HSET', key, 'template ' .. args[i], '')
+	end
+	return known
+end
+
 -- 0 keys; ns, owner: a strong writer who changes more than he can name serves
 -- nobody, until the relay has noticed, delivered, and armed the server again.
 local function mlc_close(keys, args)
@@ -1293,6 +1320,7 @@ register('mlc_state', mlc_state, 'no-writes')
 register('mlc_disarm', mlc_disarm, 'allow-oom')
 register('mlc_begin', mlc_begin, 'allow-oom')
 register('mlc_close', mlc_close, 'allow-oom')
+register('mlc_templates', mlc_templates, 'allow-oom')
 register('mlc_arm', mlc_arm, 'allow-oom')
 register('mlc_adopt', mlc_adopt, 'allow-oom')
 register('mlc_publish', mlc_publish, 'allow-oom')
