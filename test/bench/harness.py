@@ -39,15 +39,19 @@ def boost(pid):
     """Measured processes go before what else the machine does, if asked to."""
     if NICE:
         os.setpriority(os.PRIO_PROCESS, pid, NICE)
-        # Linux weighs sessions first, where it groups processes by them
-        group = f'/proc/{pid or "self"}/autogroup'
-        if os.path.exists(group):
+        # Linux weighs sessions first, where it groups processes by them; one
+        # that others are in, such as the caller's, is left as it is
+        group = f'/proc/{pid}/autogroup'
+        if os.getsid(pid) == pid and os.path.exists(group):
             with open(group, 'w', encoding='ascii') as out:
                 out.write(str(NICE))
 
 
 def renice():
-    boost(0)
+    """In a child, before it becomes what is measured: in a session of its own."""
+    if NICE:
+        os.setsid()
+        boost(os.getpid())
 
 
 class Database:

@@ -130,7 +130,8 @@ start_redis()
 	shift
 	mkdir -p "$dir"
 	[ -z "$MLC_RUN_AS" ] || chown "$MLC_RUN_AS:" "$dir"
-	mlc_exec "$MLC_REDIS_SERVER" --port 0 --unixsocket "$dir/redis.sock" --unixsocketperm 777 \
+	# a benchmark gives priorities to sessions
+	mlc_exec ${BENCH_NICE:+setsid} "$MLC_REDIS_SERVER" --port 0 --unixsocket "$dir/redis.sock" --unixsocketperm 777 \
 		--dir "$dir" --daemonize no --save '' --appendonly no "$@" \
 		>>"$dir/log" 2>&1 </dev/null &
 	pid=$!
