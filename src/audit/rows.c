@@ -18,6 +18,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "audit/rows.h"
+#include "base/compat.h"
 #include "capture/unique.h"
 #include "catalog/pg_inherits.h"
 #include "executor/spi.h"

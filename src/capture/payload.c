@@ -18,6 +18,7 @@
 #include <ctype.h>
 
 #include "access/htup_details.h"
+#include "base/compat.h"
 #include "capture/payload.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"

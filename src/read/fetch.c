@@ -32,6 +32,7 @@
 #include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "base/compat.h"
 #include "base/fault.h"
 #include "base/guc.h"
 #include "base/wal.h"

@@ -13,6 +13,7 @@
  */
 #include "postgres.h"
 
+#include "base/compat.h"
 #include "base/fault.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"

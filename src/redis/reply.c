@@ -21,6 +21,7 @@
  */
 #include "postgres.h"
 
+#include "base/compat.h"
 #include "utils/memutils.h"
 
 #include "redis/reply.h"

@@ -8,6 +8,7 @@
  */
 #include "postgres.h"
 
+#include "base/compat.h"
 #include "base/interval.h"
 #include "capture/write.h"
 #include "catalog/pg_type.h"
