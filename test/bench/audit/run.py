@@ -157,7 +157,7 @@ def writers(rate):
         speeds += [compared / seconds for compared, seconds in audits_while(load, ['a'])]
         shares.append(load.tps() / alone[-1])
         log(f'writers {alone[-1]:,.0f} a second; beside audits x {shares[-1]:.2f}')
-    row(f'{rate:,} writers a second asked for' if rate else 'writers, as fast as they can, a second',
+    row(f'{rate:,} writes a second asked for' if rate else 'writes, as fast as they can, a second',
         spread(alone))
     row('beside audits, as a share', spread(shares, 2))
     row('copies compared a second beside them', spread(speeds))
