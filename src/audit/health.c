@@ -381,6 +381,15 @@ check_window(Check *check)
 					 Max(mlc_l1_size / 1024, 1) * 4));
 }
 
+/* Reads that a cache could answer, and how many of them one did. */
+static double
+count_reads(MlcRuleStat *stat, double *hits)
+{
+	*hits = (double) pg_atomic_read_u64(&stat->counters[MLC_RULE_HITS_L1]) +
+		pg_atomic_read_u64(&stat->counters[MLC_RULE_HITS_L2]);
+	return *hits + pg_atomic_read_u64(&stat->counters[MLC_RULE_MISSES]);
+}
+
 static void
 check_rule(Check *check, MlcRule *rule)
 {
@@ -406,9 +415,7 @@ check_rule(Check *check, MlcRule *rule)
 			detach);
 	if (stat == NULL)
 		return;
-	hits = (double) pg_atomic_read_u64(&stat->counters[MLC_RULE_HITS_L1]) +
-		pg_atomic_read_u64(&stat->counters[MLC_RULE_HITS_L2]);
-	reads = hits + pg_atomic_read_u64(&stat->counters[MLC_RULE_MISSES]);
+	reads = count_reads(stat, &hits);
 	events = pg_atomic_read_u64(&stat->events);
 
 	if (reads >= ENOUGH_READS && hits == 0)
@@ -436,9 +443,7 @@ check_fetched(Check *check)
 
 	if (stat == NULL)
 		return;
-	hits = (double) pg_atomic_read_u64(&stat->counters[MLC_RULE_HITS_L1]) +
-		pg_atomic_read_u64(&stat->counters[MLC_RULE_HITS_L2]);
-	reads = hits + pg_atomic_read_u64(&stat->counters[MLC_RULE_MISSES]);
+	reads = count_reads(stat, &hits);
 	if (reads >= ENOUGH_READS && hits / reads < mlc_alert_hit_ratio)
 		add(check, MLC_FINDING_HIT_RATIO, "fetch",
 			psprintf("Of %.0f results fetched, %.1f %% were cached (mlcache.alert_hit_ratio is %.1f %%); tags and keys removed %.0f copies meanwhile.",

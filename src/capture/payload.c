@@ -47,75 +47,6 @@ mlc_payload_is_missing(HeapTuple tuple, TupleDesc desc, AttrNumber attnum)
 	return is_external(TupleDescAttr(desc, attnum - 1), value, isnull);
 }
 
-/*
- * Is one of eight bytes below ' ', a quote or a backslash?  A byte is below n
- * if its high bit is 0 and becomes 1 when n is taken away ("Bit Twiddling
- * Hacks", haszero and hasless); a borrow is only taken past such a byte.
- */
-static inline bool
-any_escape(const char *text)
-{
-	const uint64 ones = UINT64CONST(0x0101010101010101);
-	uint64		bytes;
-	uint64		quote;
-	uint64		backslash;
-
-	memcpy(&bytes, text, sizeof(bytes));
-	quote = bytes ^ (ones * '"');
-	backslash = bytes ^ (ones * '\\');
-	return ((((bytes - ones * ' ') & ~bytes) | ((quote - ones) & ~quote) |
-			 ((backslash - ones) & ~backslash)) & (ones << 7)) != 0;
-}
-
-/* As escape_json(), but what needs no escape is copied in one piece. */
-static void
-put_string(StringInfo out, const char *text, size_t len)
-{
-	size_t		from = 0;
-
-	appendStringInfoCharMacro(out, '"');
-	for (size_t i = 0; i < len; i++)
-	{
-		unsigned char c;
-
-		while (i + sizeof(uint64) < len && !any_escape(text + i))
-			i += sizeof(uint64);
-		c = text[i];
-		if (likely(c >= ' ' && c != '"' && c != '\\'))
-			continue;
-		appendBinaryStringInfo(out, text + from, i - from);
-		from = i + 1;
-		switch (c)
-		{
-			case '\b':
-				appendStringInfoString(out, "\\b");
-				break;
-			case '\f':
-				appendStringInfoString(out, "\\f");
-				break;
-			case '\n':
-				appendStringInfoString(out, "\\n");
-				break;
-			case '\r':
-				appendStringInfoString(out, "\\r");
-				break;
-			case '\t':
-				appendStringInfoString(out, "\\t");
-				break;
-			case '"':
-				appendStringInfoString(out, "\\\"");
-				break;
-			case '\\':
-				appendStringInfoString(out, "\\\\");
-				break;
-			default:
-				appendStringInfo(out, "\\u%04x", c);
-		}
-	}
-	appendBinaryStringInfo(out, text + from, len - from);
-	appendStringInfoCharMacro(out, '"');
-}
-
 static void
 put_integer(StringInfo out, int64 value)
 {
@@ -130,7 +61,7 @@ put_number(StringInfo out, const char *text)
 	if (isdigit((unsigned char) text[*text == '-' ? 1 : 0]))
 		appendStringInfoString(out, text);
 	else
-		put_string(out, text, strlen(text));
+		escape_json(out, text);
 }
 
 static void
@@ -139,15 +70,7 @@ put_datetime(StringInfo out, Datum value, Oid type)
 	char		text[MAXDATELEN + 1];
 
 	JsonEncodeDateTime(text, value, type, NULL);
-	put_string(out, text, strlen(text));
-}
-
-static void
-put_text(StringInfo out, Datum value)
-{
-	text	   *string = DatumGetTextPP(value);
-
-	put_string(out, VARDATA_ANY(string), VARSIZE_ANY_EXHDR(string));
+	escape_json(out, text);
 }
 
 /* False: not one of the usual types. */
@@ -180,15 +103,11 @@ put_value(StringInfo out, Datum value, Oid type)
 		case TEXTOID:
 		case VARCHAROID:
 		case BPCHAROID:
-			put_text(out, value);
+			escape_json(out, TextDatumGetCString(value));
 			break;
 		case UUIDOID:
-			{
-				char	   *text = DatumGetCString(DirectFunctionCall1(uuid_out, value));
-
-				put_string(out, text, strlen(text));
-				break;
-			}
+			escape_json(out, DatumGetCString(DirectFunctionCall1(uuid_out, value)));
+			break;
 		case DATEOID:
 		case TIMESTAMPOID:
 		case TIMESTAMPTZOID:
@@ -296,7 +215,7 @@ mlc_payload_render(MlcBinding *binding, HeapTuple tuple, TupleDesc desc,
 			continue;
 		if (out->len > 1)
 			appendStringInfoCharMacro(out, ',');
-		put_string(out, NameStr(att->attname), strlen(NameStr(att->attname)));
+		escape_json(out, NameStr(att->attname));
 		appendStringInfoCharMacro(out, ':');
 		if (nulls[at])
 			appendStringInfoString(out, "null");

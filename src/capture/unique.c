@@ -38,7 +38,7 @@ typedef struct Loss
 
 static List *losses = NIL;		/* in TopTransactionContext */
 
-/* The same, with one of the indexes left out. */
+/* As mlc_unique_covers(), with one of the indexes left out. */
 static bool
 covers_without(Relation relation, Oid without, const AttrNumber *attnums, int n)
 {
