@@ -20,9 +20,9 @@ import psycopg2                                         # noqa: E402
 import redis                                            # noqa: E402
 
 from mlcache_client import MlcacheClient                # noqa: E402
+from scenario import PATIENCE, Rows, wait_until         # noqa: E402
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-PATIENCE = 30                       # seconds until what must happen counts as failed
 OPTIONS = {"ttl": 600_000, "negativeTtl": 60_000, "lease": 20_000, "patience": 2_000}
 TABLES = {"product": "invalidate", "item": "update"}    # and the action of the rule
 # the row and the version in one statement: one snapshot, taken before both
@@ -159,14 +159,7 @@ class NodeReader:
         self.process.stdout.close()
 
 
-def wait_until(condition):
-    give_up = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < give_up, "waited too long"
-        time.sleep(0.01)
-
-
-class Base:
+class Base(Rows):
     """What the scenarios have in common."""
     keys = itertools.count(1)
     table = "product"
@@ -187,16 +180,6 @@ class Base:
     def setUp(self):
         self.id = next(self.keys)
         self.key = "%s:%d" % (self.table, self.id)
-
-    def sql(self, text, *args):
-        with self.conn.cursor() as cursor:
-            cursor.execute(text, args)
-            return cursor.fetchall() if cursor.description else None
-
-    def applied(self):
-        """Everything committed so far has reached Redis."""
-        version = self.sql("SELECT mlcache.last_commit_version()")[0][0]
-        self.assertTrue(self.sql("SELECT mlcache.wait_applied(%s, '30 s')", version)[0][0])
 
     def insert(self, name="old"):
         self.sql("INSERT INTO " + self.table + " VALUES (%s, %s)", self.id, name)

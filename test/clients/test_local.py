@@ -20,16 +20,10 @@ import redis                                            # noqa: E402
 
 from mlcache_client import MlcacheClient                # noqa: E402
 from mlcache_local import MlcacheLocal                  # noqa: E402
+import scenario                                         # noqa: E402
+from scenario import Rows, wait_until                   # noqa: E402
 
-PATIENCE = 30                       # seconds until what must happen counts as failed
 STREAM = "mlc:events"
-
-
-def wait_until(condition):
-    give_up = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < give_up, "waited too long"
-        time.sleep(0.005)
 
 
 class Proxy:
@@ -122,11 +116,11 @@ class Client(MlcacheClient):
         answer = super().read(key, tags)
         self.reads += 1
         self.answered.set()
-        assert self.go.wait(PATIENCE)
+        assert self.go.wait(scenario.PATIENCE)
         return answer
 
 
-class Local(unittest.TestCase):
+class Local(Rows, unittest.TestCase):
     keys = itertools.count(1)
     cache_class = MlcacheLocal
 
@@ -164,15 +158,6 @@ class Local(unittest.TestCase):
 
     def opens(self):
         wait_until(self.cache.serves)
-
-    def sql(self, text, *args):
-        with self.conn.cursor() as cursor:
-            cursor.execute(text, args)
-            return cursor.fetchall() if cursor.description else None
-
-    def applied(self):
-        version = self.sql("SELECT mlcache.last_commit_version()")[0][0]
-        self.assertTrue(self.sql("SELECT mlcache.wait_applied(%s, '30 s')", version)[0][0])
 
     def update(self, name="new"):
         self.sql("UPDATE thing SET name = %s WHERE id = %s", name, self.id)
@@ -244,7 +229,7 @@ class Local(unittest.TestCase):
         self.client.go.clear()
         reader = threading.Thread(target=self.cache.get, args=args)
         reader.start()
-        self.assertTrue(self.client.answered.wait(PATIENCE))
+        self.assertTrue(self.client.answered.wait(scenario.PATIENCE))
         return reader
 
     def test_told_between_answer_and_fill(self):
@@ -299,7 +284,7 @@ class Local(unittest.TestCase):
         frozen = time.monotonic()
         wait_until(lambda: self.get()[0] == "new")
         self.assertFalse(self.cache.serves())
-        self.assertLess(time.monotonic() - frozen, PATIENCE / 2)
+        self.assertLess(time.monotonic() - frozen, scenario.PATIENCE / 2)
         self.proxy.thaw()
         self.opens()
         self.assertEqual(self.get()[0], "new")
@@ -371,7 +356,7 @@ class Local(unittest.TestCase):
         finally:
             stop.set()
             for reader in readers:
-                reader.join(PATIENCE)
+                reader.join(scenario.PATIENCE)
         self.assertEqual(wrong, [])
         self.assertGreater(len(here), 100)
         self.comes("99")
@@ -448,7 +433,7 @@ def prepare():
 
 
 def main():
-    global SOCKET, NAMESPACE, PATIENCE
+    global SOCKET, NAMESPACE
     SOCKET = os.environ["MLC_REDIS_SOCKET"]
     prepare()
     NAMESPACE = redis.Redis(unix_socket_path=SOCKET).keys("mlc:state:*")[0].decode().split(":", 2)[2]
@@ -458,7 +443,7 @@ def main():
     failed = len(result.failures) + len(result.errors)
     passed = result.testsRun - failed
 
-    PATIENCE = 5
+    scenario.PATIENCE = 5
     for cache_class, name in TAKEN_OUT:
         case = type("TakenOut", (Local,), {"cache_class": cache_class})
         result = unittest.TestResult()

@@ -5,8 +5,7 @@ import subprocess
 import sys
 import time
 
-import psycopg2
-import redis
+from common import cache, db, log, sql, wait_applied
 
 MINUTES, RATE, ROWS = float(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 BINDIR, WORK = os.environ['MLC_PG_BINDIR'], os.environ['MLC_WORK']
@@ -19,26 +18,6 @@ RULES = {
     'd': "action => 'refresh', loader => 'SELECT json_build_object(''id'', id, ''v'', v) FROM d WHERE id = $1'",
 }
 EACH = ROWS // len(RULES)
-cache = redis.Redis(unix_socket_path=os.environ['MLC_REDIS_SOCKET'])
-db = psycopg2.connect('')
-db.autocommit = True
-
-
-def log(*words):
-    print(time.strftime('%H:%M:%S'), *words, file=sys.stderr, flush=True)
-
-
-def sql(query, *args):
-    with db.cursor() as cursor:
-        cursor.execute(query, args or None)
-        return cursor.fetchall() if cursor.description else None
-
-
-def wait_applied():
-    sql("INSERT INTO fence VALUES (1)")
-    version, = sql("SELECT mlcache.last_commit_version()")[0]
-    if not sql("SELECT mlcache.wait_applied(%s, '5 min')", version)[0][0]:
-        sys.exit('not applied in time')
 
 
 def prepare():
@@ -53,7 +32,7 @@ def prepare():
         time.sleep(0.05)
     for table in RULES:
         sql(f"INSERT INTO {table} SELECT g, 0, repeat('x', 60) FROM generate_series(1, {EACH}) g")
-    wait_applied()
+    wait_applied('5 min')
     for table in RULES:
         sql(f"""SELECT count(value) FROM generate_series(1, {EACH}, 1000) g,
             LATERAL mlcache.mget(ARRAY(SELECT '{table}:' || i
@@ -116,7 +95,7 @@ rate = re.search(r'^tps = ([0-9.]+)', out, re.M)
 changes = re.search(r'transactions actually processed: (\d+)', out)
 if not rate or not changes:
     sys.exit('pgbench failed: ' + err)
-wait_applied()
+wait_applied('5 min')
 for name in RULES:
     Sum.found.update(audit(name))
 checked, violations, probes, overdue, p50, p99, worst = sql(
@@ -127,7 +106,7 @@ checked, violations, probes, overdue, p50, p99, worst = sql(
 keys = [f'{name}:1' for name in RULES]
 for name in RULES:
     sql(f"INSERT INTO {name} VALUES (1, 0, '') ON CONFLICT DO NOTHING")
-wait_applied()
+wait_applied('5 min')
 sql("SELECT count(*) FROM mlcache.mget(%s)", keys)
 for key in keys:
     cache.set(key, '{}', keepttl=True)

@@ -5,8 +5,7 @@ import subprocess
 import sys
 import time
 
-import psycopg2
-import redis
+from common import cache, db, log, sql, wait_applied
 
 ROWS, SECONDS, RATE = (int(word) for word in sys.argv[1:4])
 BINDIR, WORK = os.environ['MLC_PG_BINDIR'], os.environ['MLC_WORK']
@@ -16,33 +15,6 @@ TABLES = list(SIZES)
 TURNS = 5
 TURN = max(3, min(10, SECONDS // 6))
 EACH = 25                       # faults of a kind and table
-cache = redis.Redis(unix_socket_path=os.environ['MLC_REDIS_SOCKET'])
-
-
-def log(*words):
-    print(time.strftime('%H:%M:%S'), *words, file=sys.stderr, flush=True)
-
-
-def connect():
-    conn = psycopg2.connect('')
-    conn.autocommit = True
-    return conn
-
-
-db = connect()
-
-
-def sql(query, *args):
-    with db.cursor() as cursor:
-        cursor.execute(query, args or None)
-        return cursor.fetchall() if cursor.description else None
-
-
-def wait_applied():
-    sql("INSERT INTO fence VALUES (1)")
-    version, = sql("SELECT mlcache.last_commit_version()")[0]
-    if not sql("SELECT mlcache.wait_applied(%s, '60 s')", version)[0][0]:
-        sys.exit('not applied in time')
 
 
 def audit(tables=TABLES, repair=False):
@@ -106,7 +78,7 @@ def prepare():
         sql("SELECT mlcache.attach(%s, key => %s, action => %s)", table, table + ':{id}', action)
     while sql("SELECT state FROM mlcache.stat_servers")[0][0] != 'armed':
         time.sleep(0.05)
-    wait_applied()
+    wait_applied('60 s')
     fill()
 
 
@@ -187,7 +159,7 @@ def faults():
     seeded, kinds = {}, {}
     for name in TABLES:
         sql(f"INSERT INTO {name} SELECT i, 0, 'quiet' FROM generate_series({ROWS} + 1, {ROWS} + {6 * EACH}) i")
-    wait_applied()
+    wait_applied('60 s')
     for name in TABLES:
         sql(f"SELECT count(*) FROM mlcache.mget(ARRAY(SELECT '{name}:' || i FROM generate_series({ROWS} + 1, {ROWS} + {6 * EACH}) i))")
     load = Load('faults', 3600, RATE)
@@ -212,7 +184,7 @@ def faults():
             seeded[orphan] = 'orphan'
             sql(f"UPDATE {name} SET v = v + 1 WHERE id = {ROWS + 5 * EACH + i}")
             seeded[key(5, i)] = 'stale'
-    wait_applied()
+    wait_applied('60 s')
     set_fault('')
     found, compared, seconds = audit()
     log(f'{compared} copies in {seconds:.2f} s')
@@ -220,7 +192,7 @@ def faults():
     invented = {key: value for key, value in found.items() if key not in seeded}
     row(f'faults found of {len(seeded)}', (len(seeded) - len(missed), f'{len(invented)} invented, among {compared:,} copies'))
     audit(repair=True)
-    wait_applied()
+    wait_applied('60 s')
     left, _, _ = audit()
     row('left after repair', (len(left), ''))
     load.stop()
