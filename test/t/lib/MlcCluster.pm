@@ -11,13 +11,14 @@ use Time::HiRes qw(usleep time);
 our $node_timeout = 20_000;		# ms until a master counts as gone: never, here
 our $patience = 30;				# seconds for any condition
 
-# new(name, masters => 3, replicas => 1 a master, args => [...]): nothing runs yet.
+# new(name, masters => 3, replicas => 1 a master, seeds => 3, args => [...]):
+# nothing runs yet.  "seeds" says how many nodes the url names.
 sub new
 {
 	my ($class, $name, %opt) = @_;
 
 	return bless { name => $name, masters => $opt{masters} // 3,
-		replicas => $opt{replicas} // 1, args => $opt{args} // [], nodes => [] }, $class;
+		replicas => $opt{replicas} // 1, seeds => $opt{seeds} // 3, args => $opt{args} // [], nodes => [] }, $class;
 }
 
 # Both ports of a node: its own, and the one of the bus.
@@ -107,7 +108,7 @@ sub url
 {
 	my ($self) = @_;
 
-	return 'redis://' . join(',', map { "127.0.0.1:$_->{port}" } @{ $self->{nodes} }[ 0 .. 2 ]);
+	return 'redis://' . join(',', map { "127.0.0.1:$_->{port}" } @{ $self->{nodes} }[ 0 .. $self->{seeds} - 1 ]);
 }
 
 # What load.py takes for the path of a socket.
