@@ -27,7 +27,7 @@ $t->start_load;
 $t->let_write(200);
 
 # told to end
-my $pid = $t->relay_pid;
+my $pid = $t->running_relay;
 $t->sql("SELECT pg_terminate_backend($pid)");
 new_relay($pid);
 ok(1, 'a relay that was terminated comes back');
@@ -52,7 +52,7 @@ for my $point (
 for my $n (1 .. 2)
 {
 	$t->let_write(100);
-	$pid = $t->relay_pid;
+	$pid = $t->running_relay;
 	kill 'KILL', $pid;
 	new_relay($pid);
 	ok(1, "comes back after kill -9, $n");

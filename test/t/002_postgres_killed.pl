@@ -59,7 +59,7 @@ sub crash_before_flush
 	$t->redis->command('DEL', 'i:1001');
 
 	# neither the WAL writer nor the relay may flush meanwhile
-	my $relay = $t->relay_pid;
+	my $relay = $t->running_relay;
 	my $writer = $t->sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'");
 	kill 'STOP', $relay, $writer;
 	$t->sql("SET synchronous_commit = off; UPDATE i SET n = 42 WHERE id = 1001");

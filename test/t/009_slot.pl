@@ -91,7 +91,7 @@ for my $skip (0, 1)
 	{
 		is(slot("confirmed_flush_lsn >= '$changed'"), 'f', 'the slot is held back');
 	}
-	my $pid = $t->relay_pid;
+	my $pid = $t->running_relay;
 	$t->sql("SELECT pg_terminate_backend($pid)");
 	$t->wait_for('its end', sub { !kill 0, $pid });
 	$t->redis->thaw;

@@ -88,7 +88,7 @@ my $position = $t->log_position;
 $version = $t->sql('UPDATE u SET n = n + 1 WHERE id = 1001; SELECT mlcache.last_commit_version()');
 is($t->sql("SELECT mlcache.wait_applied('$version', '30 s')"), 't', 'applied');
 $t->redis->freeze;
-my $pid = $t->relay_pid;
+my $pid = $t->running_relay;
 $t->sql("SELECT pg_terminate_backend($pid)");
 $t->wait_for('its end', sub { !kill 0, $pid });
 is($t->sql("SELECT mlcache.wait_applied('$version', '100 ms')"), 't', 'still applied without a relay');

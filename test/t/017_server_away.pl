@@ -48,11 +48,11 @@ delivers($_, "while the other one says nothing, row $_") for 2 .. 6;
 is($t->sql("SELECT state FROM mlcache.stat_servers WHERE server = 'hole'"), 'down', 'it is not served');
 
 # it may go, and the relay stays
-my $pid = $t->relay_pid;
+my $pid = $t->running_relay;
 $t->sql('DROP SERVER hole');
 $t->wait_for('the end of the connection', sub { !sysread($silent, $word, 1000) });
 delivers(7, 'without it');
-is($t->relay_pid, $pid, 'the same relay');
+is($t->running_relay, $pid, 'the same relay');
 
 # A host that answers nobody: connecting does not end.  The backlog of this
 # one is full.

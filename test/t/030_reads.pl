@@ -104,7 +104,7 @@ let_write(60);
 $t->redis->thaw;
 $t->wait_armed;
 let_write(60);
-kill 'KILL', $t->relay_pid;			# a crash of the whole server
+kill 'KILL', $t->running_relay;			# a crash of the whole server
 let_write(60);
 $t->wait_armed;
 let_write(60);

@@ -200,7 +200,7 @@ my $position = $t->log_position;
 $t->redis->command('FLUSHALL');
 $t->wait_log(qr/server "redis" is armed/, $position);
 let_write(40);
-kill 'KILL', $t->relay_pid;			# a crash of the whole server
+kill 'KILL', $t->running_relay;			# a crash of the whole server
 let_write(40);
 $t->wait_armed;
 let_write(40);

@@ -132,7 +132,7 @@ $t->set_conf('');
 $t->start_load;
 $eu->freeze;
 others_go_on('before the relay goes', 2);
-$t->sql("SELECT pg_terminate_backend(" . $t->relay_pid . ")");
+$t->sql("SELECT pg_terminate_backend(" . $t->running_relay . ")");
 $eu->thaw;
 $t->wait_armed;
 $t->let_write(50);

@@ -341,7 +341,7 @@ for my $point (qw(strong-before-quarantine strong-after-quarantine strong-before
 	my $position = $t->log_position;
 
 	warm('s:33');
-	kill 'KILL', $t->relay_pid;
+	kill 'KILL', $t->running_relay;
 	$t->wait_log(qr/all server processes terminated; reinitializing/, $position);
 	$t->sql_patiently('SELECT 1');
 	$t->sql_patiently('UPDATE s SET n = n + 1 WHERE id = 33');

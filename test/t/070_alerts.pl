@@ -114,7 +114,7 @@ is(heard(), '', 'within the pause nothing is said');
 
 # ---- lag ----
 set('mlcache.alert_pause = 0', "mlcache.alert_lag = '1500ms'");
-my $relay = $t->relay_pid;
+my $relay = $t->running_relay;
 kill 'STOP', $relay;
 $t->sql("UPDATE p SET name = 'two'");
 expect('relay stopped: lag', 'lag begin redis');

@@ -136,7 +136,7 @@ my %fault = (
 		}
 	},
 	'a backend killed' => \&kill_backend,
-	'the relay killed' => sub { kill 'KILL', $t->relay_pid },
+	'the relay killed' => sub { kill 'KILL', $t->running_relay },
 	'Redis paused' => sub { $t->redis->freeze; usleep(1_500_000); $t->redis->thaw },
 	'FLUSHALL' => sub { $t->redis->command('FLUSHALL') },
 	'Redis killed' => sub { $t->redis->kill9; usleep(300_000); $t->redis->start('--port', $port) },

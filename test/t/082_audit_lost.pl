@@ -135,7 +135,7 @@ sub comes_back_older
 	$t->sql('UPDATE u SET n = n + 1 WHERE id = 2500');
 	$t->wait_applied;
 	$audit = begin_audit('u', faults => $faults, timeout => '20s');
-	$pid = $t->relay_pid;
+	$pid = $t->running_relay;
 	kill 'STOP', $pid or die $!;
 	$redis->kill9;
 	truncate $file, $size or die $!;

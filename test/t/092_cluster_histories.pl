@@ -125,7 +125,7 @@ my %fault = (
 		usleep(1_500_000);
 		$master->thaw;
 	},
-	'the relay killed' => sub { kill 'KILL', $t->relay_pid; reshard() },
+	'the relay killed' => sub { kill 'KILL', $t->running_relay; reshard() },
 );
 
 for my $model ('eventual', 'strong')

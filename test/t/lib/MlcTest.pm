@@ -186,12 +186,23 @@ sub stat
 		"SELECT $column FROM mlcache.stat_servers WHERE server = '$server'");
 }
 
+# '' when there is none.
 sub relay_pid
 {
 	my ($self) = @_;
 
 	return $self->sql_patiently(
 		"SELECT pid FROM pg_stat_activity WHERE backend_type = 'mlcache relay'");
+}
+
+# One may just have ended, and the next not begun.
+sub running_relay
+{
+	my ($self) = @_;
+	my $pid;
+
+	$self->wait_for('a relay', sub { ($pid = $self->relay_pid) ne '' });
+	return $pid;
 }
 
 # ---------- waiting ----------
@@ -306,7 +317,7 @@ sub write_fault
 	if (-e $pidfile)
 	{
 		my ($pid) = split /\n/, slurp_file($pidfile);
-		kill 'HUP', $pid;
+		kill 'HUP', $pid if $pid;	# it is written in two steps
 	}
 }
 
