@@ -1,6 +1,6 @@
 # test/bench/cluster.pl: a backlog of changes to one Redis, and to a Redis
-# Cluster of three masters on the same machine, in turn.  Runs as a TAP test
-# does (see step_tap in test/check); prints a line a measurement and the ratios.
+# Cluster of three masters on the same machine, in turn.  Started by "cluster";
+# prints a line a measurement and the ratios.
 use strict;
 use warnings;
 use FindBin;
@@ -50,7 +50,7 @@ sub cpu
 	my @redis = $t->redis->isa('MlcCluster') ? $t->redis->running : $t->redis;
 	my @used = (0, 0);
 
-	for my $pid ($t->{relay} //= $t->relay_pid)
+	for my $pid ($t->{relay} //= $t->running_relay)
 	{
 		$used[0] += (split ' ', slurp_file("/proc/$pid/schedstat"))[0] / 1000;
 	}

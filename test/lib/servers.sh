@@ -186,3 +186,29 @@ mlc_stop_servers()
 	done
 }
 mlc_on_exit mlc_stop_servers
+
+# What pg_regress needs, with a Redis of its own.  Tests find it as
+#	  \getenv redis_url MLC_REDIS_URL			(psql)
+#	  current_setting('mlctest.redis_url')	(anywhere)
+regress_prepare()
+{
+	tree=$MLC_WORK/tree
+	out=$MLC_WORK/out
+	mkdir "$tree" "$out"
+	mlc_copy_tree "$tree"
+	start_redis redis
+	mlc_postgres_conf >"$MLC_WORK/temp.conf"
+	[ -z "$MLC_RUN_AS" ] || chown -R "$MLC_RUN_AS:" "$tree" "$out"
+	cd "$out"
+}
+
+# Runs prove with what PostgreSQL's test modules ask for, after regress_prepare.
+# Cluster.pm appends TEMP_CONFIG to each node's configuration; what a test
+# appends itself comes after and counts.
+mlc_tap()						# prove ARGUMENT...
+{
+	MLC_TOP=$tree TESTDIR=$out PG_TEST_PORT_DIR=$out TEMP_CONFIG=$MLC_WORK/temp.conf \
+		PG_REGRESS=$MLC_PGXS_DIR/src/test/regress/pg_regress \
+		PATH=$MLC_PG_BINDIR:$PATH TMPDIR=$MLC_WORK \
+		mlc_as "$@" -I "$MLC_PGXS_DIR/src/test/perl" -I "$tree/test/t"
+}
