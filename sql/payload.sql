@@ -127,6 +127,7 @@ INSERT INTO w VALUES (3, 0, 0, NULL, repeat('"', 3000), repeat('x', 200), 'äö�
 	'0044-03-15 BC', '0044-03-15 BC', '12026-02-01 10:00Z', '""', '1.00', repeat('compressed', 10000));
 INSERT INTO w VALUES (4, 1, 1, true, 'x', 'x', 'x', 12345678901234567890.000, 1e300, 1e-30);
 INSERT INTO w ("i""d\") VALUES (5);
+INSERT INTO w ("i""d\", t, v) VALUES (6, E'a\tb', E'a\\b'), (7, 'a"b', 'a/b');
 SET TimeZone = 'UTC';
 SELECT key, payload = (SELECT row_to_json(w) FROM w WHERE "i""d\" = split_part(key, ':', 2)::int)::text AS same
 	FROM payloads() WHERE key IS NOT NULL;

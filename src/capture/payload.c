@@ -47,6 +47,35 @@ mlc_payload_is_missing(HeapTuple tuple, TupleDesc desc, AttrNumber attnum)
 	return is_external(TupleDescAttr(desc, attnum - 1), value, isnull);
 }
 
+/* As escape_json(), which looks at a string byte by byte while it copies it. */
+static void
+put_string(StringInfo out, const char *text, size_t len)
+{
+	bool		plain = true;
+
+	for (size_t i = 0; i < len; i++)
+	{
+		unsigned char c = text[i];
+
+		plain &= (c >= ' ') & (c != '"') & (c != '\\');
+	}
+	if (!plain)
+	{
+		escape_json(out, pnstrdup(text, len));
+		return;
+	}
+	enlargeStringInfo(out, len + 2);
+	appendStringInfoCharMacro(out, '"');
+	appendBinaryStringInfo(out, text, len);
+	appendStringInfoCharMacro(out, '"');
+}
+
+static void
+put_cstring(StringInfo out, const char *text)
+{
+	put_string(out, text, strlen(text));
+}
+
 static void
 put_integer(StringInfo out, int64 value)
 {
@@ -61,7 +90,7 @@ put_number(StringInfo out, const char *text)
 	if (isdigit((unsigned char) text[*text == '-' ? 1 : 0]))
 		appendStringInfoString(out, text);
 	else
-		escape_json(out, text);
+		put_cstring(out, text);
 }
 
 static void
@@ -70,7 +99,7 @@ put_datetime(StringInfo out, Datum value, Oid type)
 	char		text[MAXDATELEN + 1];
 
 	JsonEncodeDateTime(text, value, type, NULL);
-	escape_json(out, text);
+	put_cstring(out, text);
 }
 
 /* False: not one of the usual types. */
@@ -103,10 +132,14 @@ put_value(StringInfo out, Datum value, Oid type)
 		case TEXTOID:
 		case VARCHAROID:
 		case BPCHAROID:
-			escape_json(out, TextDatumGetCString(value));
-			break;
+			{
+				text	   *string = DatumGetTextPP(value);
+
+				put_string(out, VARDATA_ANY(string), VARSIZE_ANY_EXHDR(string));
+				break;
+			}
 		case UUIDOID:
-			escape_json(out, DatumGetCString(DirectFunctionCall1(uuid_out, value)));
+			put_cstring(out, DatumGetCString(DirectFunctionCall1(uuid_out, value)));
 			break;
 		case DATEOID:
 		case TIMESTAMPOID:
@@ -215,7 +248,7 @@ mlc_payload_render(MlcBinding *binding, HeapTuple tuple, TupleDesc desc,
 			continue;
 		if (out->len > 1)
 			appendStringInfoCharMacro(out, ',');
-		escape_json(out, NameStr(att->attname));
+		put_cstring(out, NameStr(att->attname));
 		appendStringInfoCharMacro(out, ':');
 		if (nulls[at])
 			appendStringInfoString(out, "null");
