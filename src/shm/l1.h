@@ -5,7 +5,7 @@
  *
  * Of fixed size (mlcache.l1_size).  Readers look up, take a ticket before they
  * ask Redis or the row, and fill with it; the relay closes keys before it
- * touches Redis and opens them after the replies.  See l1.c.
+ * touches Redis and opens them after the replies.  See gate.c.
  *
  *-------------------------------------------------------------------------
  */

@@ -3,7 +3,7 @@
  * shm/store.h
  *	  A cache in one fixed piece of memory: index, two byte rings, ghosts.
  *
- * Knows nothing of locks, of the server or of what a line means: l1.c has a
+ * Knows nothing of locks, of the server or of what a line means: L1 has a
  * lock for each store, and test/bench/read compiles it alone.  Everything is
  * addressed by offsets, so it works wherever the memory is mapped.
  *
