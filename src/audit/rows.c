@@ -23,6 +23,8 @@
 #include "catalog/pg_inherits.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "model/bind.h"
+#include "model/disguise.h"
 #include "read/load.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -72,7 +74,7 @@ struct MlcRows
 static void
 put_on(MlcDisguise *disguise, MlcRows *rows)
 {
-	mlc_load_put_on(disguise, rows->relation);
+	mlc_disguise_put_on(disguise, rows->relation);
 	(void) set_config_option("enable_hashjoin", "off", PGC_USERSET,
 							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	(void) set_config_option("enable_mergejoin", "off", PGC_USERSET,
@@ -132,7 +134,7 @@ look_at_columns(MlcRows *rows)
 	MlcBinding	binding;
 	const char *missing;
 
-	if (!mlc_rule_bind(rows->rule, rows->relation, &binding, &missing))
+	if (!mlc_bind_rule(rows->rule, rows->relation, &binding, &missing))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_COLUMN),
 				 errmsg("column \"%s\" of cache rule %d does not exist",
@@ -183,7 +185,7 @@ mlc_rows_open(MlcRule *rule)
 	SPI_connect();
 	if (rule->loader == NULL)
 		prepare_join(rows);
-	mlc_load_take_off(&disguise);
+	mlc_disguise_take_off(&disguise);
 	MemoryContextSwitchTo(old);
 	return rows;
 }
@@ -430,7 +432,7 @@ mlc_rows_load(MlcRows *rows, MlcCopy *copies, int n)
 	}
 	if (rows->plan && nkeys > 0)
 		join(rows, wanted, nkeys, values);
-	mlc_load_take_off(&disguise);
+	mlc_disguise_take_off(&disguise);
 	for (int i = 0; i < nkeys && !rows->plan; i++)
 		load_one(rows, wanted[i]);
 	MemoryContextSwitchTo(old);
@@ -544,6 +546,6 @@ mlc_rows_next(MlcRows *rows, MlcCopy *copies, int max, bool *more)
 		SPI_cursor_close(rows->portal);
 		rows->portal = NULL;
 	}
-	mlc_load_take_off(&disguise);
+	mlc_disguise_take_off(&disguise);
 	return n;
 }

@@ -39,6 +39,7 @@
 #include "commands/trigger.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "model/bind.h"
 #include "nodes/makefuncs.h"
 #include "storage/lmgr.h"
 #include "tcop/utility.h"
@@ -514,7 +515,7 @@ mlc_attach_after_ddl(Oid relid, bool purge)
 		MlcBinding	binding;
 		const char *missing;
 
-		if (!mlc_rule_bind(rule, relation, &binding, &missing))
+		if (!mlc_bind_rule(rule, relation, &binding, &missing))
 			ereport(ERROR,
 					(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
 					 errmsg("column \"%s\" of table \"%s\" is used by cache rule '%s'",

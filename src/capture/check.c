@@ -19,6 +19,7 @@
 #include "catalog/pg_inherits.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
+#include "model/bind.h"
 #include "read/free.h"
 #include "read/load.h"
 #include "redis/cluster.h"
@@ -613,7 +614,7 @@ identity_covers(MlcRule *rule, Relation relation)
 
 		/* changes are those of leaves; what a root says does not matter */
 		if (leaf->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
-			covers = covers && mlc_rule_bind(rule, leaf, &binding, &missing) &&
+			covers = covers && mlc_bind_rule(rule, leaf, &binding, &missing) &&
 				binding.identity;
 		table_close(leaf, NoLock);
 	}
@@ -705,7 +706,7 @@ mlc_check_attach(const MlcAttach *attach, Relation relation)
 	rule.columns = attach->columns;
 	rule.loader = attach->loader ? pstrdup(attach->loader) : NULL;
 	rule.filter = attach->filter ? pstrdup(attach->filter) : NULL;
-	if (!mlc_rule_bind(&rule, relation, &binding, &missing))
+	if (!mlc_bind_rule(&rule, relation, &binding, &missing))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_COLUMN),
 				 errmsg("column \"%s\" does not exist in \"%s\"", missing,

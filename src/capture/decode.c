@@ -26,6 +26,8 @@
 #include "base/fault.h"
 #include "capture/decode.h"
 #include "capture/payload.h"
+#include "model/bind.h"
+#include "model/disguise.h"
 #include "read/match.h"
 #include "nodes/parsenodes.h"
 #include "replication/logical.h"
@@ -222,7 +224,7 @@ render(LogicalDecodingContext *ctx, MlcBinding *binding, HeapTuple tuple,
 		purge(ctx, binding->rule);
 		return false;
 	}
-	switch (mlc_rule_render(binding, tuple, desc, out))
+	switch (mlc_bind_render(binding, tuple, desc, out))
 	{
 		case MLC_RENDER_OK:
 			return true;
@@ -374,7 +376,7 @@ change_cb(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 
 	/* the relay has pinned its settings; a session that peeks has not */
 	if (data->sink == NULL)
-		nestlevel = mlc_rule_pin_format();
+		nestlevel = mlc_disguise_pin_formats();
 	old = MemoryContextSwitchTo(data->change);
 	if (rules == NULL)
 		rule_changed(ctx, relation, change);
@@ -383,7 +385,7 @@ change_cb(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 			apply_binding(ctx, &rules->bindings[i], relation, change);
 	MemoryContextSwitchTo(old);
 	if (nestlevel >= 0)
-		mlc_rule_unpin_format(nestlevel);
+		mlc_disguise_unpin(nestlevel);
 	MemoryContextReset(data->change);
 }
 

@@ -22,6 +22,7 @@
 #include "capture/payload.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
+#include "model/bind.h"
 #include "utils/builtins.h"
 #include "utils/datetime.h"
 #include "utils/fmgrprotos.h"

@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "lib/stringinfo.h"
+#include "model/bind.h"
 #include "model/rule.h"
 
 /* Is this column's value left out of the WAL record (unchanged TOAST)? */

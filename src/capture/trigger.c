@@ -23,6 +23,8 @@
 #include "executor/executor.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "model/bind.h"
+#include "model/disguise.h"
 #include "model/rule.h"
 #include "nodes/makefuncs.h"
 #include "optimizer/optimizer.h"
@@ -68,7 +70,7 @@ mlc_trigger_parse_filter(const char *filter, Relation relation)
 	int			nestlevel = NewGUCNestLevel();
 
 	/* names mean the same whoever writes to the table */
-	mlc_rule_pin_search_path(RelationGetRelid(relation));
+	mlc_disguise_pin_search_path(RelationGetRelid(relation));
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "SELECT (%s)", filter);
 	callback.callback = filter_error;
@@ -197,7 +199,7 @@ add(MlcBinding *binding, MlcOp op, bool is_new, HeapTuple tuple, TupleDesc desc,
 	bool		has_payload;
 
 	resetStringInfo(key);
-	switch (mlc_rule_render(binding, tuple, desc, key))
+	switch (mlc_bind_render(binding, tuple, desc, key))
 	{
 		case MLC_RENDER_OK:
 			has_payload = is_new &&
@@ -294,11 +296,11 @@ mlc_capture(PG_FUNCTION_ARGS)
 			 (mlc_rule_writes_through(binding->rule) && !binding->broken &&
 			  mlc_payload_wants_pin(binding,
 									RelationGetDescr(trigdata->tg_relation)))))
-			nestlevel = mlc_rule_pin_format();
+			nestlevel = mlc_disguise_pin_formats();
 		capture(rules, binding, trigdata, &key);
 	}
 	if (nestlevel >= 0)
-		mlc_rule_unpin_format(nestlevel);
+		mlc_disguise_unpin(nestlevel);
 	mlc_rule_busy--;
 
 	return PointerGetDatum(NULL);

@@ -23,6 +23,7 @@
 #include "catalog/dependency.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
+#include "model/bind.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -96,7 +97,7 @@ is_kept_without(MlcRule *rule, Oid without)
 	relation = try_table_open(rule->relid, AccessShareLock);
 	if (relation == NULL)
 		return true;
-	if (mlc_rule_bind(rule, relation, &binding, &missing))
+	if (mlc_bind_rule(rule, relation, &binding, &missing))
 		kept = covers_without(relation, without, binding.attnums,
 							  rule->template->ncolumns);
 	table_close(relation, AccessShareLock);

@@ -16,7 +16,6 @@
 
 #include "access/htup.h"
 #include "access/tupdesc.h"
-#include "fmgr.h"
 #include "model/event.h"
 #include "model/key.h"
 #include "nodes/pg_list.h"
@@ -89,42 +88,14 @@ typedef struct MlcRule
 	MlcRuleStat *stat;			/* may be NULL */
 } MlcRule;
 
-/* How one column of a key is turned into text. */
-typedef enum MlcRenderer
-{
-	MLC_TEXT_OUTPUT,			/* the type's output function */
-	MLC_TEXT_INT2,
-	MLC_TEXT_INT4,
-	MLC_TEXT_INT8,
-	MLC_TEXT_VARLENA			/* text, varchar */
-} MlcRenderer;
-
-/* A rule as it applies to one relation (itself, or one of its partitions). */
-typedef struct MlcBinding
-{
-	MlcRule    *rule;
-	AttrNumber	attnums[MLC_KEY_MAX_COLUMNS];
-	MlcRenderer renderers[MLC_KEY_MAX_COLUMNS];
-	FmgrInfo	output[MLC_KEY_MAX_COLUMNS];
-	bool		pin_format;		/* text depends on DateStyle and the like */
-	bool		identity;		/* the replica identity covers the key */
-	bool		broken;			/* a column is gone: purge on every change */
-
-	/* payload: NULL tupdesc means the row as it is */
-	TupleDesc	payload_desc;
-	int			npayload;
-	AttrNumber *payload_attnums;
-	struct ExprState *filter;	/* prepared by capture/trigger */
-	struct EState *estate;
-} MlcBinding;
-
+/* The rules that concern a relation. */
 typedef struct MlcRelationRules
 {
 	Oid			relid;			/* hash key */
 	bool		valid;
 	MemoryContext context;		/* NULL while there are no rules */
 	int			nbindings;
-	MlcBinding *bindings;
+	struct MlcBinding *bindings;	/* see model/bind.h */
 } MlcRelationRules;
 
 /*
@@ -169,37 +140,6 @@ extern List *mlc_rule_all(void);
 
 /* The same with the rules by tag. */
 extern List *mlc_rule_every(void);
-
-/*
- * Binds a rule to a relation, in the current context.  False if a column of
- * the key or of the payload is not there; *missing then names it.
- */
-extern bool mlc_rule_bind(MlcRule *rule, Relation relation,
-						  MlcBinding *binding, const char **missing);
-
-/*
- * Appends the key of a tuple.  NULL columns: MLC_RENDER_NULL.  Allocates in
- * the current context only for types that need their output function.
- */
-extern MlcRender mlc_rule_render(MlcBinding *binding, HeapTuple tuple,
-								 TupleDesc desc, StringInfo out);
-
-/* Pins DateStyle and the like to the values keys are rendered with. */
-extern int	mlc_rule_pin_format(void);
-extern void mlc_rule_unpin_format(int nestlevel);
-
-/* The same for a worker's whole life; outside a transaction. */
-extern void mlc_rule_pin_format_for_process(void);
-
-/*
- * Within a GUC nest level: expressions and loaders of a rule see pg_catalog,
- * then the schema of the rule's table, whoever runs them.
- */
-extern void mlc_rule_pin_search_path(Oid relid);
-
-/* Does the relation's replica identity hold every column of the key? */
-extern bool mlc_rule_identity_covers(Relation relation,
-									 const AttrNumber *attnums, int n);
 
 /*
  * What happens to a key that a row left: a derived document is made again,

@@ -32,6 +32,8 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "model/bind.h"
+#include "model/disguise.h"
 #include "read/load.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -62,23 +64,6 @@ typedef struct Loader
 } Loader;
 
 static HTAB *loaders = NULL;
-
-void
-mlc_load_put_on(MlcDisguise *disguise, Relation relation)
-{
-	GetUserIdAndSecContext(&disguise->userid, &disguise->sec_context);
-	SetUserIdAndSecContext(relation->rd_rel->relowner,
-						   disguise->sec_context | SECURITY_RESTRICTED_OPERATION);
-	disguise->nestlevel = mlc_rule_pin_format();
-	mlc_rule_pin_search_path(RelationGetRelid(relation));
-}
-
-void
-mlc_load_take_off(MlcDisguise *disguise)
-{
-	AtEOXact_GUC(false, disguise->nestlevel);
-	SetUserIdAndSecContext(disguise->userid, disguise->sec_context);
-}
 
 void
 mlc_load_payload(MlcRule *rule, StringInfo query)
@@ -156,7 +141,7 @@ bind(MlcRule *rule, Relation relation, MlcBinding *binding)
 {
 	const char *missing;
 
-	if (!mlc_rule_bind(rule, relation, binding, &missing))
+	if (!mlc_bind_rule(rule, relation, binding, &missing))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_COLUMN),
 				 errmsg("column \"%s\" of cache rule %d does not exist",
@@ -172,7 +157,7 @@ mlc_load_check(MlcRule *rule)
 	SPIPlanPtr	plan;
 
 	bind(rule, relation, &binding);
-	mlc_load_put_on(&disguise, relation);
+	mlc_disguise_put_on(&disguise, relation);
 	SPI_connect();
 	plan = prepare(rule, &binding, relation);
 	if (SPI_is_cursor_plan(plan) == false)
@@ -180,7 +165,7 @@ mlc_load_check(MlcRule *rule)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the loader of a cache rule must be a query that returns rows")));
 	SPI_finish();
-	mlc_load_take_off(&disguise);
+	mlc_disguise_take_off(&disguise);
 	table_close(relation, NoLock);
 }
 
@@ -432,7 +417,7 @@ load(MlcRule *rule, const char *key, uint32 keylen, bool anyway,
 	if (loaders == NULL)
 		init();
 	relation = table_open(rule->relid, AccessShareLock);
-	mlc_load_put_on(&disguise, relation);
+	mlc_disguise_put_on(&disguise, relation);
 	SPI_connect();
 	loader = find_loader(rule, relation);
 	for (int i = 0; i < rule->template->ncolumns; i++)
@@ -452,7 +437,7 @@ load(MlcRule *rule, const char *key, uint32 keylen, bool anyway,
 		*own = (canonical && row_says) || MLC_FAULT_SKIP("load-canonical");
 	}
 	SPI_finish();
-	mlc_load_take_off(&disguise);
+	mlc_disguise_take_off(&disguise);
 	table_close(relation, NoLock);
 	return result;
 }
@@ -492,7 +477,7 @@ mlc_load_render(MlcRule *rule, char **texts, StringInfo key, bool *isnull)
 	if (loaders == NULL)
 		init();
 	relation = table_open(rule->relid, AccessShareLock);
-	mlc_load_put_on(&disguise, relation);
+	mlc_disguise_put_on(&disguise, relation);
 	SPI_connect();
 	loader = find_loader(rule, relation);
 	for (int i = 0; i < rule->template->ncolumns; i++)
@@ -506,7 +491,7 @@ mlc_load_render(MlcRule *rule, char **texts, StringInfo key, bool *isnull)
 														  value));
 	}
 	SPI_finish();
-	mlc_load_take_off(&disguise);
+	mlc_disguise_take_off(&disguise);
 	table_close(relation, NoLock);
 	rendered = mlc_key_render(rule->template, (const char *const *) texts, key);
 	*isnull = rendered == MLC_RENDER_NULL;

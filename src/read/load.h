@@ -20,22 +20,6 @@ typedef enum MlcLoad
 								 * letter */
 } MlcLoad;
 
-/* Who runs the loader, and with which settings. */
-typedef struct MlcDisguise
-{
-	Oid			userid;
-	int			sec_context;
-	int			nestlevel;
-} MlcDisguise;
-
-/*
- * From here on queries run as the owner of the relation, restricted, with
- * search_path and formats pinned.  The end of a failed transaction or
- * subtransaction takes it off, too.
- */
-extern void mlc_load_put_on(MlcDisguise *disguise, Relation relation);
-extern void mlc_load_take_off(MlcDisguise *disguise);
-
 /* Append the rule's payload as an expression over r, and the table as r. */
 extern void mlc_load_payload(MlcRule *rule, StringInfo query);
 extern void mlc_load_table(MlcRule *rule, StringInfo query);

@@ -20,6 +20,7 @@
 #include "catalog/pg_class.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "model/disguise.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
@@ -130,7 +131,7 @@ warm_rule(MlcRule *rule, const char *filter, int64 limit, bool *vain)
 				 errmsg("filter must be one expression")));
 
 	/* what the caller wrote is read as he writes it, keys are as ours are */
-	nestlevel = mlc_rule_pin_format();
+	nestlevel = mlc_disguise_pin_formats();
 	portal = SPI_cursor_open(NULL, plan, NULL, NULL, true);
 	*vain = false;
 	while (!*vain)
@@ -155,7 +156,7 @@ warm_rule(MlcRule *rule, const char *filter, int64 limit, bool *vain)
 		mlc_progress_add(rows);
 	}
 	SPI_cursor_close(portal);
-	mlc_rule_unpin_format(nestlevel);
+	mlc_disguise_unpin(nestlevel);
 	SPI_finish();
 	MemoryContextDelete(batch);
 	return filled;

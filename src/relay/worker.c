@@ -26,6 +26,7 @@
 #include "base/guc.h"
 #include "base/wal.h"
 #include "miscadmin.h"
+#include "model/disguise.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
@@ -467,7 +468,7 @@ mlc_relay_main(Datum arg)
 	/* decoding and spools want an owner outside any transaction */
 	CreateAuxProcessResourceOwner();
 	init_relay(number);
-	mlc_rule_pin_format_for_process();
+	mlc_disguise_pin_formats_for_process();
 
 	generation = pg_atomic_read_u32(&mlc_relay->shared->generation);
 	if (!mlc_upkeep_load() && mlc_relay->ntargets == 0 && retire(generation))
