@@ -24,6 +24,7 @@
 #include "base/guc.h"
 #include "capture/attach.h"
 #include "capture/check.h"
+#include "capture/ready.h"
 #include "capture/trigger.h"
 #include "capture/unique.h"
 #include "capture/xact.h"
@@ -356,7 +357,7 @@ await_slot(const MlcAttach *attach)
 	MlcRelayShared *relay;
 	bool		writes = TransactionIdIsValid(GetTopTransactionIdIfAny());
 
-	mlc_check_prerequisites();
+	mlc_ready_prerequisites();
 
 	/* who may not attach is told so later, and starts nothing */
 	if (!mlc_is_table_owner(attach->relid, GetUserId()) ||

@@ -8,7 +8,7 @@
 #include "postgres.h"
 
 #include "access/xlog.h"
-#include "capture/check.h"
+#include "capture/ready.h"
 #include "capture/decode.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -289,7 +289,7 @@ check_plugin(ReturnSetInfo *rsinfo)
 		report(rsinfo, "output_plugin_libraries", true,
 			   "This server allows every output plugin.", NULL);
 	else
-		report(rsinfo, "output_plugin_libraries", mlc_check_plugin_allowed(),
+		report(rsinfo, "output_plugin_libraries", mlc_ready_plugin_allowed(),
 			   psprintf("It is '%s'.", setting),
 			   psprintf("ALTER SYSTEM SET output_plugin_libraries = %s, mlcache; SELECT pg_reload_conf();",
 						setting));
@@ -332,7 +332,7 @@ check_node(ReturnSetInfo *rsinfo, MlcServer *server, MlcNode *node)
 	{
 		report(rsinfo, item, false,
 			   psprintf("It cannot be reached: %s", mlc_conn_error(conn)),
-			   mlc_check_connection_fix(server, conn));
+			   mlc_ready_connection_fix(server, conn));
 		return;
 	}
 	if (!mlc_script_ensure(conn, &error))
