@@ -8,11 +8,10 @@
  * is greater than that of every holder before.  Each lock has a slot in shared
  * memory (lock/registry.c), from which the keeper renews it.
  *
- * A lock that ends with its transaction or its session is handed to the keeper
- * through the slot's state: no waiting, no allocation, no error in a callback.
- * PostgreSQL's part ends by itself.  The next session of this server need not
- * wait for the keeper, since in Redis sessions never block each other; a late
- * release is told from a present holder by the serial.
+ * What the session holds stands in lock/held.c, which ends locks with their
+ * transactions.  The next session of this server need not wait for the keeper
+ * to tell Redis, since there sessions never block each other; a late release is
+ * told from a present holder by the serial.
  *
  * Escalation: a session that holds more locks below one path than
  * mlcache.lock_escalation_threshold tries, without waiting, to take the path
@@ -24,11 +23,11 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "access/xlog.h"
 #include "base/fault.h"
 #include "base/guc.h"
 #include "lock/fence.h"
+#include "lock/held.h"
 #include "lock/keeper.h"
 #include "lock/lock.h"
 #include "lock/manager.h"
@@ -36,111 +35,13 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "shm/segment.h"
-#include "storage/ipc.h"
 #include "storage/latch.h"
-#include "utils/hsearch.h"
-#include "utils/memutils.h"
 
 #define POLL_MIN 1				/* ms between two questions to Redis */
 #define POLL_MAX 20
 #define POLL_GRACE 2000			/* a waiter that does not ask again is gone */
 
-/* A lock that this session holds. */
-typedef struct Held
-{
-	char		name[MLC_LOCK_NAME_LEN];	/* hash key */
-	MlcLockSlot *slot;
-	bool		shared;
-	int			sessions;		/* how often for the session */
-	int			level;			/* nest level of the transaction's; 0: none */
-} Held;
-
-static HTAB *held = NULL;
-static char my_owner[MLC_LOCK_OWNER_LEN];
 static int64 last_serial = 0;
-
-/* ---------- what this session holds ---------- */
-
-static void
-leave_all(int code, Datum arg)
-{
-	HASH_SEQ_STATUS status;
-	Held	   *lock;
-
-	hash_seq_init(&status, held);
-	while ((lock = hash_seq_search(&status)) != NULL)
-	{
-		mlc_registry_abandon(lock->slot);
-		(void) hash_search(held, lock->name, HASH_REMOVE, NULL);
-	}
-}
-
-static void
-init_session(void)
-{
-	HASHCTL		ctl;
-
-	if (held)
-		return;
-	memset(&ctl, 0, sizeof(ctl));
-	ctl.keysize = MLC_LOCK_NAME_LEN;
-	ctl.entrysize = sizeof(Held);
-	ctl.hcxt = TopMemoryContext;
-	snprintf(my_owner, sizeof(my_owner), "pg-%d-%llx", MyProcPid,
-			 (unsigned long long) MyStartTimestamp);
-	held = hash_create("mlcache locks", 16, &ctl,
-					   HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
-	before_shmem_exit(leave_all, (Datum) 0);
-}
-
-static Held *
-find_held(const char *name)
-{
-	return held ? hash_search(held, name, HASH_FIND, NULL) : NULL;
-}
-
-/* Callable at commit. */
-static void
-drop(Held *lock)
-{
-	mlc_registry_abandon(lock->slot);
-	(void) hash_search(held, lock->name, HASH_REMOVE, NULL);
-}
-
-static void
-report_lost(const char *name)
-{
-	ereport(ERROR,
-			(errcode(MLC_ERRCODE_LOCK_LOST),
-			 errmsg("lock \"%s\" has been lost", name),
-			 errdetail("Redis does not know it any more, or could not be asked before its time to live was over. Somebody else may have held it since."),
-			 errhint("Release it, and do the work it guarded again; mlcache.fence_check() keeps late writes out.")));
-}
-
-static void
-check_not_lost(Held *lock)
-{
-	if (mlc_registry_is_lost(lock->slot))
-		report_lost(lock->name);
-}
-
-/* The lock of this session on a path above name that holds it, too. */
-static Held *
-find_cover(const char *name)
-{
-	char		path[MLC_LOCK_NAME_LEN];
-
-	for (const char *p = strchr(name, ':'); p; p = strchr(p + 1, ':'))
-	{
-		Held	   *lock;
-
-		strlcpy(path, name, p - name + 1);
-		lock = find_held(path);
-		if (lock)
-			return lock;
-	}
-	return NULL;
-}
 
 /* ---------- acquiring ---------- */
 
@@ -172,10 +73,10 @@ enter_wait(void *arg)
 	char	   *cycle;
 
 	/* nobody waits for a session that holds nothing */
-	if (hash_get_num_entries(held) == 0 || MLC_FAULT_SKIP("lock-wait-graph"))
+	if (hash_get_num_entries(mlc_held) == 0 || MLC_FAULT_SKIP("lock-wait-graph"))
 		return;
 	attempt->waits = true;
-	if (mlc_remote_wait(attempt->request->name, my_owner,
+	if (mlc_remote_wait(attempt->request->name, mlc_held_owner,
 						attempt->request->shared, left + POLL_GRACE, &cycle))
 		report_deadlock(cycle);
 }
@@ -205,7 +106,7 @@ ask_redis(Attempt *attempt, MlcLockSlot *slot)
 
 		pg_atomic_write_u64(&slot->deadline, start + request->ttl * 1000);
 		attempt->waits |= left > 0;
-		switch (mlc_remote_lock(request->name, my_owner, request->shared,
+		switch (mlc_remote_lock(request->name, mlc_held_owner, request->shared,
 								request->ttl,
 								left > 0 ? Min(left, POLL_GRACE) + POLL_GRACE : 0,
 								slot->serial, &cycle))
@@ -234,7 +135,7 @@ claim_slot(const MlcLockRequest *request)
 	MlcLockSlot *slot = mlc_registry_claim(keeper, &start);
 
 	strlcpy(slot->name, request->name, sizeof(slot->name));
-	strlcpy(slot->owner, my_owner, sizeof(slot->owner));
+	strlcpy(slot->owner, mlc_held_owner, sizeof(slot->owner));
 	slot->serial = ++last_serial;
 	slot->shared = request->shared;
 	slot->xact = request->xact;
@@ -262,15 +163,6 @@ tell_keeper(MlcLockSlot *slot)
 		mlc_registry_wake();
 }
 
-static void
-enter_held(Held *lock, bool xact)
-{
-	if (!xact)
-		lock->sessions++;
-	else if (lock->level == 0)
-		lock->level = GetCurrentTransactionNestLevel();
-}
-
 /* Takes a lock that this session does not hold; 0: not in time. */
 static int64
 acquire_new(const MlcLockRequest *request)
@@ -293,19 +185,16 @@ acquire_new(const MlcLockRequest *request)
 			asked = true;
 			if (ask_redis(&attempt, slot))
 			{
-				Held	   *lock;
+				MlcHeld    *lock;
 
 				MLC_FAULT("lock-before-token");
 				token = mlc_fence_next();
 				pg_atomic_write_u64(&slot->token, token);
 				/* somebody else's may have been drawn before it then */
 				if (mlc_registry_is_lost(slot))
-					report_lost(request->name);
-				lock = hash_search(held, request->name, HASH_ENTER, NULL);
-				lock->slot = slot;
-				lock->shared = request->shared;
-				lock->sessions = lock->level = 0;
-				enter_held(lock, request->xact);
+					mlc_held_report_lost(request->name);
+				lock = mlc_held_add(slot, request->name, request->shared);
+				mlc_held_enter(lock, request->xact);
 				pg_atomic_write_u32(&slot->state, MLC_LOCK_HELD);
 			}
 		}
@@ -315,7 +204,7 @@ acquire_new(const MlcLockRequest *request)
 		if (locked && !request->xact)
 			mlc_manager_unlock(request->name, request->shared, false);
 		if (attempt.waits)
-			mlc_remote_forget_wait(my_owner);
+			mlc_remote_forget_wait(mlc_held_owner);
 		if (asked)
 			mlc_registry_abandon(slot); /* Redis may have said yes */
 		else
@@ -325,7 +214,7 @@ acquire_new(const MlcLockRequest *request)
 	PG_END_TRY();
 
 	if (attempt.waits)
-		mlc_remote_forget_wait(my_owner);
+		mlc_remote_forget_wait(mlc_held_owner);
 	if (token == 0)
 	{
 		if (locked)
@@ -339,9 +228,9 @@ acquire_new(const MlcLockRequest *request)
 
 /* Takes once more what this session holds. */
 static int64
-acquire_again(const MlcLockRequest *request, Held *lock)
+acquire_again(const MlcLockRequest *request, MlcHeld *lock)
 {
-	check_not_lost(lock);
+	mlc_held_check(lock);
 	if (lock->shared && !request->shared)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -350,7 +239,7 @@ acquire_again(const MlcLockRequest *request, Held *lock)
 				 errhint("Release it first, or take it exclusively from the start.")));
 	(void) mlc_manager_lock(lock->name, lock->shared, request->xact, 0, NULL,
 							NULL);
-	enter_held(lock, request->xact);
+	mlc_held_enter(lock, request->xact);
 	return (int64) pg_atomic_read_u64(&lock->slot->token);
 }
 
@@ -358,7 +247,7 @@ acquire_again(const MlcLockRequest *request, Held *lock)
 
 /* Is this lock below the path, and could a lock on the path stand for it? */
 static bool
-is_below(Held *lock, const char *path, const MlcLockRequest *request)
+is_below(MlcHeld *lock, const char *path, const MlcLockRequest *request)
 {
 	size_t		len = strlen(path);
 
@@ -370,7 +259,7 @@ is_below(Held *lock, const char *path, const MlcLockRequest *request)
 
 /* Gives back a lock for whose paths another one stands now. */
 static void
-give_back(Held *lock)
+give_back(MlcHeld *lock)
 {
 	while (lock->sessions > 0)
 	{
@@ -378,7 +267,7 @@ give_back(Held *lock)
 		lock->sessions--;
 	}
 	/* a transaction's part in the lock manager ends with the transaction */
-	drop(lock);
+	mlc_held_drop(lock);
 }
 
 /*
@@ -392,15 +281,15 @@ escalate(const MlcLockRequest *request)
 	char		path[MLC_LOCK_NAME_LEN];
 	MlcLockRequest above = *request;
 	HASH_SEQ_STATUS status;
-	Held	   *lock;
+	MlcHeld    *lock;
 	int			n = 0;
 	int64		token;
 
 	if (colon == NULL || mlc_lock_escalation_threshold == 0 ||
-		hash_get_num_entries(held) < mlc_lock_escalation_threshold)
+		hash_get_num_entries(mlc_held) < mlc_lock_escalation_threshold)
 		return 0;
 	strlcpy(path, request->name, colon - request->name + 1);
-	hash_seq_init(&status, held);
+	hash_seq_init(&status, mlc_held);
 	while ((lock = hash_seq_search(&status)) != NULL)
 		n += is_below(lock, path, request);
 	if (n < mlc_lock_escalation_threshold)
@@ -411,7 +300,7 @@ escalate(const MlcLockRequest *request)
 	token = acquire_new(&above);
 	if (token == 0)
 		return 0;
-	hash_seq_init(&status, held);
+	hash_seq_init(&status, mlc_held);
 	while ((lock = hash_seq_search(&status)) != NULL)
 		if (is_below(lock, path, request))
 			give_back(lock);
@@ -421,7 +310,7 @@ escalate(const MlcLockRequest *request)
 int64
 mlc_lock_acquire(const MlcLockRequest *request)
 {
-	Held	   *lock;
+	MlcHeld    *lock;
 	int64		token;
 
 	mlc_segment_require();
@@ -431,15 +320,15 @@ mlc_lock_acquire(const MlcLockRequest *request)
 				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
 				 errmsg("there are no locks during recovery"),
 				 errhint("Ask the primary.")));
-	init_session();
-	lock = find_held(request->name);
+	mlc_held_begin();
+	lock = mlc_held_find(request->name);
 	if (lock)
 		return acquire_again(request, lock);
-	lock = find_cover(request->name);
+	lock = mlc_held_cover(request->name);
 	if (lock && (request->xact || lock->sessions > 0) &&
 		(!lock->shared || request->shared))
 	{
-		check_not_lost(lock);
+		mlc_held_check(lock);
 		return (int64) pg_atomic_read_u64(&lock->slot->token);
 	}
 	token = escalate(request);
@@ -452,7 +341,7 @@ mlc_lock_acquire(const MlcLockRequest *request)
 static void
 report_not_held(const char *name)
 {
-	Held	   *cover = find_cover(name);
+	MlcHeld    *cover = mlc_held_cover(name);
 	int			pid = 0;
 
 	if (cover)
@@ -479,18 +368,18 @@ report_not_held(const char *name)
 }
 
 /* The lock, which must be this session's. */
-static Held *
+static MlcHeld *
 need_held(const char *name)
 {
-	Held	   *lock;
+	MlcHeld    *lock;
 
 	mlc_segment_require();
 	mlc_lock_check_name(name);
-	lock = find_held(name);
+	lock = mlc_held_find(name);
 	if (lock && lock->level == 0 && !mlc_manager_holds(lock->name, lock->shared))
 	{
 		/* DISCARD ALL or pg_advisory_unlock_all() in this very transaction */
-		drop(lock);
+		mlc_held_drop(lock);
 		lock = NULL;
 	}
 	if (lock == NULL)
@@ -501,7 +390,7 @@ need_held(const char *name)
 void
 mlc_lock_release(const char *name)
 {
-	Held	   *lock = need_held(name);
+	MlcHeld    *lock = need_held(name);
 	MlcLockSlot *slot = lock->slot;
 	bool		shared = lock->shared;
 	bool		lost;
@@ -518,10 +407,10 @@ mlc_lock_release(const char *name)
 	}
 
 	lost = mlc_registry_is_lost(slot);
-	(void) hash_search(held, name, HASH_REMOVE, NULL);
+	mlc_held_remove(name);
 	PG_TRY();
 	{
-		lost |= !mlc_remote_unlock(name, my_owner, slot->serial);
+		lost |= !mlc_remote_unlock(name, mlc_held_owner, slot->serial);
 	}
 	PG_CATCH();
 	{
@@ -533,24 +422,24 @@ mlc_lock_release(const char *name)
 	mlc_registry_free(slot);
 	mlc_manager_unlock(name, shared, false);
 	if (lost)
-		report_lost(name);
+		mlc_held_report_lost(name);
 }
 
 TimestampTz
 mlc_lock_renew(const char *name, int64 ttl)
 {
-	Held	   *lock = need_held(name);
+	MlcHeld    *lock = need_held(name);
 	MlcLockSlot *slot = lock->slot;
 	TimestampTz start = GetCurrentTimestamp();
 	TimestampTz deadline;
 
-	check_not_lost(lock);
+	mlc_held_check(lock);
 	if (ttl == 0)
 		ttl = slot->ttl;
-	if (!mlc_remote_renew(name, my_owner, ttl, slot->serial))
+	if (!mlc_remote_renew(name, mlc_held_owner, ttl, slot->serial))
 	{
 		pg_atomic_write_u32(&slot->state, MLC_LOCK_LOST);
-		report_lost(name);
+		mlc_held_report_lost(name);
 	}
 	deadline = start + ttl * 1000;
 	LWLockAcquire(mlc_lock_shared->lock, LW_EXCLUSIVE);
@@ -565,17 +454,17 @@ void
 mlc_lock_check_token(int64 token)
 {
 	HASH_SEQ_STATUS status;
-	Held	   *lock;
+	MlcHeld    *lock;
 
-	if (held == NULL)
+	if (mlc_held == NULL)
 		return;
-	hash_seq_init(&status, held);
+	hash_seq_init(&status, mlc_held);
 	while ((lock = hash_seq_search(&status)) != NULL)
 	{
 		if ((int64) pg_atomic_read_u64(&lock->slot->token) != token)
 			continue;
 		hash_seq_term(&status);
-		check_not_lost(lock);
+		mlc_held_check(lock);
 		return;
 	}
 }
@@ -603,114 +492,9 @@ mlc_lock_check_name(const char *name)
 				 errhint("A name is a path like account:42.")));
 }
 
-/* ---------- transactions ---------- */
-
-/* The transaction must not commit what a lost lock has guarded. */
-static void
-check_all(void)
-{
-	HASH_SEQ_STATUS status;
-	Held	   *lock;
-
-	hash_seq_init(&status, held);
-	while ((lock = hash_seq_search(&status)) != NULL)
-	{
-		if (lock->level == 0 || !mlc_registry_is_lost(lock->slot) ||
-			MLC_FAULT_SKIP("lock-check-at-commit"))
-			continue;
-		hash_seq_term(&status);
-		report_lost(lock->name);
-	}
-}
-
-static void
-refuse_prepare(void)
-{
-	HASH_SEQ_STATUS status;
-	Held	   *lock;
-
-	hash_seq_init(&status, held);
-	while ((lock = hash_seq_search(&status)) != NULL)
-	{
-		if (lock->level == 0)
-			continue;
-		hash_seq_term(&status);
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot PREPARE a transaction that has taken mlcache locks"),
-				 errdetail("Nobody would renew them.")));
-	}
-}
-
-/* What was taken at this nest level or below has ended. */
-static void
-end_level(int level)
-{
-	HASH_SEQ_STATUS status;
-	Held	   *lock;
-
-	hash_seq_init(&status, held);
-	while ((lock = hash_seq_search(&status)) != NULL)
-	{
-		if (lock->level >= level)
-			lock->level = 0;
-
-		/* DISCARD ALL takes the lock manager's part away */
-		if (lock->level == 0 &&
-			(lock->sessions == 0 ||
-			 (level == 1 && !mlc_manager_holds(lock->name, lock->shared))))
-			drop(lock);
-	}
-}
-
-static void
-xact_callback(XactEvent event, void *arg)
-{
-	if (held == NULL || hash_get_num_entries(held) == 0)
-		return;
-	switch (event)
-	{
-		case XACT_EVENT_PRE_COMMIT:
-			check_all();
-			break;
-		case XACT_EVENT_PRE_PREPARE:
-			refuse_prepare();
-			break;
-		case XACT_EVENT_COMMIT:
-		case XACT_EVENT_ABORT:
-		case XACT_EVENT_PREPARE:
-			end_level(1);
-			break;
-		default:
-			break;
-	}
-}
-
-static void
-subxact_callback(SubXactEvent event, SubTransactionId mySubid,
-				 SubTransactionId parentSubid, void *arg)
-{
-	int			level = GetCurrentTransactionNestLevel();
-	HASH_SEQ_STATUS status;
-	Held	   *lock;
-
-	if (held == NULL || hash_get_num_entries(held) == 0)
-		return;
-	if (event == SUBXACT_EVENT_ABORT_SUB)
-		end_level(level);
-	else if (event == SUBXACT_EVENT_COMMIT_SUB)
-	{
-		hash_seq_init(&status, held);
-		while ((lock = hash_seq_search(&status)) != NULL)
-			if (lock->level == level)
-				lock->level = level - 1;
-	}
-}
-
 void
 mlc_lock_init(void)
 {
 	mlc_registry_init();
-	RegisterXactCallback(xact_callback, NULL);
-	RegisterSubXactCallback(subxact_callback, NULL);
+	mlc_held_init();
 }
