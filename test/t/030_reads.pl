@@ -6,6 +6,7 @@ use FindBin;
 use lib "$FindBin::RealBin/lib";
 use IPC::Run;
 use JSON::PP;
+use MlcFaults;
 use MlcTest;
 use Test::More;
 use Time::HiRes qw(time usleep);
@@ -59,9 +60,8 @@ sub let_write
 {
 	my ($n) = @_;
 	my $sql = 'SELECT sum(ver) FROM (SELECT ver FROM h UNION ALL SELECT ver FROM u UNION ALL SELECT ver FROM g) x';
-	my $goal = $t->sql_patiently($sql) + $n;
 
-	$t->wait_for("$n changes", sub { $t->sql_patiently($sql) >= $goal });
+	$t->let_grow($sql, $n);
 }
 
 sub finish_history
@@ -89,29 +89,7 @@ sub is_coherent
 
 start_history();
 let_write(300);
-for my $point (qw(relay-before-applying relay-before-send relay-after-send relay-before-applied))
-{
-	my $position = $t->log_position;
-
-	$t->set_fault("$point=exit");
-	$t->wait_log(qr/fault point "$point" reached/, $position);
-	$t->clear_fault;
-	$t->wait_armed;
-	let_write(60);
-}
-$t->redis->freeze;
-let_write(60);
-$t->redis->thaw;
-$t->wait_armed;
-let_write(60);
-kill 'KILL', $t->running_relay;			# a crash of the whole server
-let_write(60);
-$t->wait_armed;
-let_write(60);
-$t->redis->kill9;
-let_write(60);
-$t->redis->start;
-$t->wait_armed;
+everything_goes_wrong($t, \&let_write, 60, 60);
 let_write(300);
 my $report = finish_history();
 cmp_ok($report->{commits}, '>', 500, 'there were changes');

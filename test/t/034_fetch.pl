@@ -7,6 +7,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/lib";
 use IPC::Run;
+use MlcFaults;
 use MlcTest;
 use Test::More;
 
@@ -159,10 +160,8 @@ sub stop_sessions
 sub let_write
 {
 	my ($n) = @_;
-	my $sum = 'SELECT (SELECT sum(ver) FROM doc) + (SELECT sum(ver) FROM note)';
-	my $goal = $t->sql_patiently($sum) + $n;
 
-	$t->wait_for("$n changes", sub { $t->sql_patiently($sum) >= $goal });
+	$t->let_grow('SELECT (SELECT sum(ver) FROM doc) + (SELECT sum(ver) FROM note)', $n);
 }
 
 sub is_coherent
@@ -186,33 +185,7 @@ SQL
 
 start_sessions();
 let_write(100);
-for my $point (qw(relay-before-applying relay-before-send relay-after-send relay-before-applied))
-{
-	my $position = $t->log_position;
-
-	$t->set_fault("$point=exit");
-	$t->wait_log(qr/fault point "$point" reached/, $position);
-	$t->clear_fault;
-	$t->wait_armed;
-	let_write(40);
-}
-my $position = $t->log_position;
-$t->redis->command('FLUSHALL');
-$t->wait_log(qr/server "redis" is armed/, $position);
-let_write(40);
-kill 'KILL', $t->running_relay;			# a crash of the whole server
-let_write(40);
-$t->wait_armed;
-let_write(40);
-$t->redis->kill9;
-let_write(20);
-$t->redis->start;
-$t->wait_armed;
-let_write(40);
-$t->redis->freeze;
-let_write(10);
-$t->redis->thaw;
-$t->wait_armed;
+everything_goes_wrong($t, \&let_write, 40, 10);
 let_write(100);
 stop_sessions();
 is($t->sql('SELECT count(*) FROM violation'), 0, 'nothing was older than what had been applied')

@@ -235,6 +235,15 @@ sub state_of_affairs
 	return $out . substr($log, -3000);
 }
 
+# Until the number that the query gives has grown by so much.
+sub let_grow
+{
+	my ($self, $sql, $n) = @_;
+	my $goal = $self->sql_patiently($sql) + $n;
+
+	$self->wait_for("$n changes", sub { $self->sql_patiently($sql) >= $goal });
+}
+
 sub wait_state
 {
 	my ($self, $state, $server) = @_;
@@ -321,6 +330,18 @@ sub write_fault
 	}
 }
 
+# The relay exits at the point, and the next one has come to terms with it.
+sub exit_relay
+{
+	my ($self, $point) = @_;
+	my $position = $self->log_position;
+
+	$self->set_fault("$point=exit");
+	$self->wait_log(qr/fault point "$point" reached/, $position);
+	$self->clear_fault;
+	$self->wait_armed;
+}
+
 # Settings for the same file; only one call's text stands.
 sub set_conf { $_[0]->write_fault($_[1] . "\n") }
 
@@ -401,10 +422,8 @@ sub redirect_load
 sub let_write
 {
 	my ($self, $n) = @_;
-	my $sql = "SELECT last_value FROM ver";
-	my $goal = $self->sql_patiently($sql) + $n;
 
-	$self->wait_for("$n changes", sub { $self->sql_patiently($sql) >= $goal });
+	$self->let_grow('SELECT last_value FROM ver', $n);
 }
 
 sub stop_load
