@@ -38,6 +38,7 @@
 #define ENOUGH_EVENTS 10000		/* before it is odd that nobody reads */
 #define WASTE (64 * 1024 * 1024)	/* bytes lost to fragmentation that matter */
 #define CLOCK_MEMORY 600		/* s for which a jump is told */
+#define ENOUGH_SEEDS 2			/* nodes that may not both go at once */
 #define MB ((double) (1024 * 1024))
 
 static const struct
@@ -51,11 +52,13 @@ static const struct
 	[MLC_FINDING_GIVEN_UP] = {"server given up", "critical", true},
 	[MLC_FINDING_SLOT] = {"slot near its limit", "critical", true},
 	[MLC_FINDING_POLICY] = {"unsafe eviction policy", "critical", true},
+	[MLC_FINDING_SEEDS_GONE] = {"url leads nowhere", "critical", true},
 	[MLC_FINDING_VIOLATIONS] = {"violations", "critical", true},
 	[MLC_FINDING_NOT_UNIQUE] = {"rule not unique", "critical", false},
 	[MLC_FINDING_LAG] = {"lag", "warning", true},
 	[MLC_FINDING_RETAINED] = {"retained WAL", "warning", true},
 	[MLC_FINDING_MEMORY] = {"Redis memory", "warning", true},
+	[MLC_FINDING_SEEDS_FEW] = {"url out of date", "warning", true},
 	[MLC_FINDING_CLOCK] = {"clock jumped", "warning", true},
 	[MLC_FINDING_HIT_RATIO] = {"hit ratio", "warning", true},
 	[MLC_FINDING_LOCKS] = {"locks lost", "warning", true},
@@ -340,12 +343,65 @@ check_redis(Check *check, const MlcRedisLook *look, MlcServer *server)
 			pstrdup("timedatectl timesync-status"));
 }
 
+/* The url of a cluster that names the masters there are. */
+static char *
+url_of(MlcServer *server, const MlcRedisLook *looks, int nlooks)
+{
+	StringInfoData url;
+
+	initStringInfo(&url);
+	for (int i = 0; i < nlooks; i++)
+	{
+		bool		brackets = strchr(looks[i].host, ':') != NULL;
+
+		if (looks[i].serverid != server->serverid)
+			continue;
+		appendStringInfo(&url, "%s%s%s%s:%d", url.len > 0 ? "," :
+						 server->options.tls ? "rediss://" : "redis://",
+						 brackets ? "[" : "", looks[i].host,
+						 brackets ? "]" : "", looks[i].port);
+	}
+	return url.data;
+}
+
+/*
+ * The relay knows the masters of a cluster as they come and go; one that begins
+ * anew knows the url only.  One node that it names will do, and nodes are
+ * replaced one by one: so two are enough, however many there were.
+ */
+static void
+check_seeds(Check *check, const MlcRedisLook *looks, int nlooks,
+			const MlcRedisLook *look, MlcServer *server)
+{
+	if (look->seeds_left >= Min(look->seeds, ENOUGH_SEEDS))
+		return;
+	add(check, look->seeds_left == 0 ? MLC_FINDING_SEEDS_GONE : MLC_FINDING_SEEDS_FEW,
+		server->name,
+		psprintf("Of the nodes that its url names (%d), so many lead to the cluster: %d. Where none does, a relay that begins anew does not find it. Its masters: %s.",
+				 look->seeds, look->seeds_left,
+				 strstr(url_of(server, looks, nlooks), "//") + 2),
+		psprintf("ALTER SERVER %s OPTIONS (SET url %s);",
+				 quote_identifier(server->name),
+				 quote_literal_cstr(url_of(server, looks, nlooks))));
+}
+
 static void
 check_all_redis(Check *check, const MlcRedisLook *looks, int nlooks)
 {
+	Oid			last = InvalidOid;
+
 	for (int i = 0; i < nlooks; i++)
-		if (GetForeignServerExtended(looks[i].serverid, FSV_MISSING_OK))
-			check_redis(check, &looks[i], mlc_server_load(looks[i].serverid));
+	{
+		MlcServer  *server;
+
+		if (!GetForeignServerExtended(looks[i].serverid, FSV_MISSING_OK))
+			continue;
+		server = mlc_server_load(looks[i].serverid);
+		check_redis(check, &looks[i], server);
+		if (server->serverid != last)
+			check_seeds(check, looks, nlooks, &looks[i], server);
+		last = server->serverid;
+	}
 }
 
 /* ---- reads ---- */

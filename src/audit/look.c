@@ -7,6 +7,9 @@
  * how far it is from ours; but when the distance changes at once, some of them
  * have ended early or late.
  *
+ * Nodes of a cluster come and go, while its url names those of the beginning.
+ * The relay remembers the masters, but one that begins anew knows the url only.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -113,13 +116,65 @@ look_at_node(const MlcRedisOptions *node, MlcRedisLook *look)
 	return true;
 }
 
+/* The masters of a cluster that the relay delivers to; knows no slots. */
+static MlcClusterMap *
+known_masters(MlcRelayShared *relay, Oid serverid)
+{
+	MlcClusterMap *map = palloc0(sizeof(MlcClusterMap));
+	MlcTargetStat stats[MLC_MAX_TARGETS];
+
+	LWLockAcquire(mlc_shared->lock, LW_SHARED);
+	memcpy(stats, relay->targets, sizeof(stats));
+	LWLockRelease(mlc_shared->lock);
+	for (int i = 0; i < MLC_MAX_TARGETS && map->nnodes < MLC_MAX_NODES; i++)
+	{
+		char	   *colon = strrchr(stats[i].node, ':');
+
+		if (stats[i].state == MLC_TARGET_UNUSED ||
+			stats[i].serverid != serverid || colon == NULL)
+			continue;
+		map->nodes[map->nnodes].host = pnstrdup(stats[i].node,
+												colon - stats[i].node);
+		map->nodes[map->nnodes++].port = atoi(colon + 1);
+	}
+	return map;
+}
+
+/* Would a relay that knows this node alone find the cluster of the map? */
+static bool
+leads_there(const MlcRedisOptions *options, const MlcSeed *seed,
+			const MlcClusterMap *map)
+{
+	MlcNode		node = {seed->host, seed->port, 0};
+	char	   *error;
+	MlcClusterMap *its = mlc_cluster_ask_node(options, &node, &error);
+
+	for (int i = 0; its && i < its->nnodes; i++)
+		for (int k = 0; k < map->nnodes; k++)
+			if (mlc_cluster_same_node(&its->nodes[i], &map->nodes[k]))
+				return true;
+	return false;
+}
+
+static int
+count_seeds(const MlcRedisOptions *options, const MlcClusterMap *map)
+{
+	int			n = 0;
+
+	for (int i = 0; i < options->nseeds; i++)
+		n += leads_there(options, &options->seeds[i], map);
+	return n;
+}
+
 /* All nodes of a server, up to so many; returns how many answered. */
 static int
-look_at_server(MlcServer *server, MlcRedisLook *looks, int max)
+look_at_server(MlcRelayShared *relay, MlcServer *server, MlcRedisLook *looks,
+			   int max)
 {
 	MlcRedisOptions options = server->options;
 	MlcClusterMap *map;
 	char	   *error;
+	int			left;
 	int			n = 0;
 
 	memset(looks, 0, sizeof(MlcRedisLook) * max);
@@ -130,7 +185,9 @@ look_at_server(MlcServer *server, MlcRedisLook *looks, int max)
 	}
 	options.connect_timeout = Min(options.connect_timeout, PATIENCE);
 	options.timeout = Min(options.timeout, PATIENCE);
-	map = mlc_cluster_find(&options, NULL, NULL, &error);
+	map = mlc_cluster_find(&options, NULL,
+						   known_masters(relay, server->serverid), &error);
+	left = map ? count_seeds(&options, map) : 0;
 	for (int i = 0; map && i < map->nnodes && n < max; i++)
 	{
 		MlcRedisOptions node;
@@ -138,6 +195,8 @@ look_at_server(MlcServer *server, MlcRedisLook *looks, int max)
 		looks[n].serverid = server->serverid;
 		strlcpy(looks[n].host, map->nodes[i].host, sizeof(looks[n].host));
 		looks[n].port = map->nodes[i].port;
+		looks[n].seeds = options.nseeds;
+		looks[n].seeds_left = left;
 		mlc_cluster_options(&options, &map->nodes[i], &node);
 		if (look_at_node(&node, &looks[n]))
 			n++;
@@ -179,7 +238,7 @@ mlc_look_at_all(MlcRelayShared *relay, const MlcRedisLook *before, int nbefore,
 		if ((servers[i].state == MLC_TARGET_ARMED ||
 			 servers[i].state == MLC_TARGET_CATCHUP) &&
 			GetForeignServerExtended(servers[i].serverid, FSV_MISSING_OK))
-			n += look_at_server(mlc_server_load(servers[i].serverid), looks + n,
+			n += look_at_server(relay, mlc_server_load(servers[i].serverid), looks + n,
 								MLC_MAX_TARGETS - n);
 	for (int i = 0; i < n; i++)
 		for (int k = 0; k < nbefore; k++)

@@ -213,9 +213,9 @@ mlc_cluster_same_node(const MlcNode *a, const MlcNode *b)
 	return a->port == b->port && strcmp(a->host, b->host) == 0;
 }
 
-/* Over a connection made for this one question. */
-static MlcClusterMap *
-ask_node(const MlcRedisOptions *options, const MlcNode *node, char **error)
+MlcClusterMap *
+mlc_cluster_ask_node(const MlcRedisOptions *options, const MlcNode *node,
+					 char **error)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "mlcache cluster",
@@ -244,7 +244,7 @@ mlc_cluster_find(const MlcRedisOptions *options, MlcConn *conn,
 	if (conn && mlc_conn_is_open(conn))
 		map = mlc_cluster_ask(conn, error);
 	for (int i = 0; old && map == NULL && i < old->nnodes; i++)
-		map = ask_node(options, &old->nodes[i], error);
+		map = mlc_cluster_ask_node(options, &old->nodes[i], error);
 	for (int i = 0; map == NULL && i < options->nseeds; i++)
 	{
 		MlcNode		seed = {options->seeds[i].host, options->seeds[i].port, 0};
@@ -253,7 +253,7 @@ mlc_cluster_find(const MlcRedisOptions *options, MlcConn *conn,
 		for (int j = 0; old && j < old->nnodes; j++)
 			asked |= mlc_cluster_same_node(&seed, &old->nodes[j]);
 		if (!asked)
-			map = ask_node(options, &seed, error);
+			map = mlc_cluster_ask_node(options, &seed, error);
 	}
 	return map;
 }

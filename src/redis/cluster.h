@@ -44,6 +44,10 @@ extern uint32 mlc_cluster_tag(int slot);
  */
 extern MlcClusterMap *mlc_cluster_ask(MlcConn *conn, char **error);
 
+/* The same, over a connection made for this one question. */
+extern MlcClusterMap *mlc_cluster_ask_node(const MlcRedisOptions *options,
+										   const MlcNode *node, char **error);
+
 /* Does the server run in cluster mode?  False where it does not say. */
 extern bool mlc_cluster_is_one(MlcConn *conn);
 

@@ -51,6 +51,8 @@ typedef struct MlcRedisLook
 	char		host[256];		/* of a master that a cluster, or Sentinel,
 								 * named; else "" */
 	int			port;
+	int			seeds;			/* of a cluster: nodes that its url names, */
+	int			seeds_left;		/* and through how many it is found */
 	TimestampTz at;
 	char		policy[24];		/* maxmemory-policy */
 	int64		used;			/* bytes */

@@ -46,5 +46,39 @@ $t->wait_armed;
 is($t->count_log(qr/mlcache alert: \{"alert":"server down","state":"begin"/, $position),
 	$t->count_log(qr/mlcache alert: \{"alert":"server down","state":"over"/, $position),
 	'what began is over');
+
+# ---------- the nodes that the url names are replaced, one by one ----------
+
+sub seeds { return $t->sql("SELECT string_agg(severity || ' ' || finding || ' ' || subject, ', ') FROM mlcache.health()") }
+
+sub replace
+{
+	my $new = $cluster->fail_over($_[0]);
+
+	$t->wait_for('the new master', sub {
+		$t->sql("SELECT state FROM mlcache.stat_nodes WHERE node = '127.0.0.1:$new->{port}'") eq 'armed' });
+	$t->wait_armed;
+}
+
+$position = $t->log_position;
+my @named = ($cluster->masters)[0 .. 2];
+replace($named[0]);
+is(seeds(), '', 'two of three nodes are left: nothing to say');
+replace($named[1]);
+is(seeds(), 'warning url out of date redis', 'one is left: a warning');
+$t->wait_log(qr/mlcache alert: \{"alert":"url out of date","state":"begin","severity":"warning"/, $position);
+replace($named[2]);
+is(seeds(), 'critical url leads nowhere redis', 'none: it is critical');
+$t->wait_log(qr/mlcache alert: \{"alert":"url leads nowhere","state":"begin","severity":"critical"/, $position);
+my ($detail, $advised) = split /\|/, $t->sql('SELECT detail, advice FROM mlcache.health()');
+my @there = sort map { "127.0.0.1:$_->{port}" } $cluster->masters;
+is(join(' ', sort $detail =~ /(127\.0\.0\.1:\d+)/g), join(' ', @there), 'it tells which masters there are');
+like($advised, qr/^ALTER SERVER redis OPTIONS \(SET url 'redis:\/\//, '...and what to type');
+$t->sql($advised);
+$t->wait_for('nothing to say', sub { seeds() eq '' });
+$t->wait_log(qr/mlcache alert: \{"alert":"url leads nowhere","state":"over"/, $position);
+$t->sql('SELECT pg_terminate_backend(' . $t->running_relay . ')');
+$t->wait_armed;
+pass('a relay that begins anew finds the cluster again');
 $t->stop;
 done_testing();
