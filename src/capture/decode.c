@@ -253,10 +253,15 @@ emit_new(LogicalDecodingContext *ctx, MlcBinding *binding, HeapTuple tuple,
 		return;
 	}
 	initStringInfo(&payload);
-	if (mlc_payload_render(binding, tuple, desc, &payload))
+	if (!mlc_payload_runs_functions(binding, desc) &&
+		mlc_payload_render(binding, tuple, desc, &payload))
 		emit(ctx, rule, rule->action, key, &payload);
 	else
-		/* not all of the row is in WAL: what must be there is loaded again */
+
+		/*
+		 * Not all of the row is in WAL, or its text is not to be had here:
+		 * what must be there is loaded again.
+		 */
 		emit(ctx, rule, rule->action == MLC_OP_REPLICATE ? MLC_OP_REFRESH :
 			 MLC_OP_INVALIDATE, key, NULL);
 }

@@ -18,16 +18,23 @@
 #include <ctype.h>
 
 #include "access/htup_details.h"
+#include "access/transam.h"
 #include "base/compat.h"
 #include "capture/payload.h"
+#include "catalog/pg_language.h"
+#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "model/bind.h"
+#include "parser/parse_coerce.h"
 #include "utils/builtins.h"
 #include "utils/datetime.h"
 #include "utils/fmgrprotos.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+#include "utils/typcache.h"
 
 static bool
 is_external(Form_pg_attribute att, Datum value, bool isnull)
@@ -219,6 +226,59 @@ mlc_payload_wants_pin(MlcBinding *binding, TupleDesc desc)
 			default:
 				return true;
 		}
+	}
+	return false;
+}
+
+/* Does a type, or one within it, have a cast to JSON that is not written in C? */
+static bool
+runs_function(Oid type)
+{
+	Oid			element;
+	Oid			function;
+	HeapTuple	tuple;
+	Oid			language;
+
+	type = getBaseType(type);
+	element = get_element_type(type);
+	if (OidIsValid(element))
+		return runs_function(element);
+	if (type_is_rowtype(type))
+	{
+		TupleDesc	desc = lookup_rowtype_tupdesc(type, -1);
+		bool		found = false;
+
+		for (int i = 0; i < desc->natts && !found; i++)
+			found = !TupleDescAttr(desc, i)->attisdropped &&
+				runs_function(TupleDescAttr(desc, i)->atttypid);
+		ReleaseTupleDesc(desc);
+		return found;
+	}
+	if (type < FirstNormalObjectId ||
+		find_coercion_pathway(JSONOID, type, COERCION_EXPLICIT,
+							  &function) != COERCION_PATH_FUNC)
+		return false;
+	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	if (!HeapTupleIsValid(tuple))
+		return true;
+	language = ((Form_pg_proc) GETSTRUCT(tuple))->prolang;
+	ReleaseSysCache(tuple);
+	return language != INTERNALlanguageId && language != ClanguageId;
+}
+
+bool
+mlc_payload_runs_functions(MlcBinding *binding, TupleDesc desc)
+{
+	TupleDesc	payload = binding->payload_desc ? binding->payload_desc : desc;
+
+	for (int i = 0; i < payload->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(payload, i);
+
+		/* built-in types have no such casts */
+		if (!att->attisdropped && att->atttypid >= FirstNormalObjectId &&
+			runs_function(att->atttypid))
+			return true;
 	}
 	return false;
 }

@@ -22,6 +22,12 @@ extern bool mlc_payload_is_missing(HeapTuple tuple, TupleDesc desc,
 extern bool mlc_payload_wants_pin(MlcBinding *binding, TupleDesc desc);
 
 /*
+ * Are functions run for it that are not written in C, the cast of some type to
+ * JSON?  Under a historic snapshot that would crash the server.
+ */
+extern bool mlc_payload_runs_functions(MlcBinding *binding, TupleDesc desc);
+
+/*
  * The row as JSON into out, letter by letter what a loader's row_to_json()
  * gives.  False when a value is not in WAL.  Allocates in the current context;
  * wants the formats pinned, no snapshot but that of the change.
