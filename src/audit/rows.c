@@ -74,7 +74,7 @@ struct MlcRows
 static void
 put_on(MlcDisguise *disguise, MlcRows *rows)
 {
-	mlc_disguise_put_on(disguise, rows->relation);
+	mlc_disguise_put_on(disguise, rows->rule->relid);
 	(void) set_config_option("enable_hashjoin", "off", PGC_USERSET,
 							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	(void) set_config_option("enable_mergejoin", "off", PGC_USERSET,

@@ -524,7 +524,7 @@ mlc_attach_after_ddl(Oid relid, bool purge)
 					 errhint("SELECT mlcache.detach('%s', '%s'), change the table, and attach it again.",
 							 RelationGetRelationName(relation), rule->key)));
 		if (rule->filter)
-			(void) mlc_trigger_parse_filter(rule->filter, relation);
+			mlc_trigger_check_filter(rule->filter, relation);
 		mlc_check_table(relation);
 		if (purge)
 		{

@@ -365,7 +365,7 @@ check_action(const MlcAttach *attach, MlcRule *rule, MlcBinding *binding,
 	if (rule->loader)
 		mlc_load_check(rule);
 	if (rule->filter)
-		(void) mlc_trigger_parse_filter(rule->filter, relation);
+		mlc_trigger_check_filter(rule->filter, relation);
 }
 
 /* ---- rules by tag ---- */
@@ -427,7 +427,7 @@ check_tag(const MlcAttach *attach, MlcRule *rule, Relation relation)
 							 RelationGetRelationName(relation), rule->tag)));
 	}
 	if (rule->filter)
-		(void) mlc_trigger_parse_filter(rule->filter, relation);
+		mlc_trigger_check_filter(rule->filter, relation);
 }
 
 /* ---- capture ---- */

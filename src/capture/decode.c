@@ -367,6 +367,23 @@ rule_changed(LogicalDecodingContext *ctx, Relation relation,
 		emit_all(ctx, mlc_rule_from_tuple(newtuple, desc));
 }
 
+/* The text of some types depends on search_path. */
+static void
+apply_disguised(LogicalDecodingContext *ctx, MlcBinding *binding,
+				Relation relation, ReorderBufferChange *change)
+{
+	MlcDisguise disguise;
+
+	if (!binding->disguise || MLC_FAULT_SKIP("decode-disguise"))
+	{
+		apply_binding(ctx, binding, relation, change);
+		return;
+	}
+	mlc_disguise_put_on_decoding(&disguise, binding->rule->relid);
+	apply_binding(ctx, binding, relation, change);
+	mlc_disguise_take_off(&disguise);
+}
+
 static void
 change_cb(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 		  Relation relation, ReorderBufferChange *change)
@@ -387,7 +404,7 @@ change_cb(LogicalDecodingContext *ctx, ReorderBufferTXN *txn,
 		rule_changed(ctx, relation, change);
 	else
 		for (int i = 0; i < rules->nbindings; i++)
-			apply_binding(ctx, &rules->bindings[i], relation, change);
+			apply_disguised(ctx, &rules->bindings[i], relation, change);
 	MemoryContextSwitchTo(old);
 	if (nestlevel >= 0)
 		mlc_disguise_unpin(nestlevel);

@@ -36,7 +36,6 @@
 #include "parser/parser.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
-#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 
@@ -56,8 +55,8 @@ filter_error(void *arg)
 	internalerrquery((const char *) arg);
 }
 
-Node *
-mlc_trigger_parse_filter(const char *filter, Relation relation)
+static Node *
+parse_filter(const char *filter, Relation relation)
 {
 	StringInfoData sql;
 	List	   *parsed;
@@ -67,10 +66,7 @@ mlc_trigger_parse_filter(const char *filter, Relation relation)
 	ParseNamespaceItem *item;
 	Node	   *expr;
 	ErrorContextCallback callback;
-	int			nestlevel = NewGUCNestLevel();
 
-	/* names mean the same whoever writes to the table */
-	mlc_disguise_pin_search_path(RelationGetRelid(relation));
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "SELECT (%s)", filter);
 	callback.callback = filter_error;
@@ -99,7 +95,6 @@ mlc_trigger_parse_filter(const char *filter, Relation relation)
 	assign_expr_collations(pstate, expr);
 	expr = (Node *) expression_planner((Expr *) expr);
 	error_context_stack = callback.previous;
-	AtEOXact_GUC(true, nestlevel);
 	return expr;
 
 not_an_expression:
@@ -110,30 +105,43 @@ not_an_expression:
 	return NULL;				/* keep the compiler quiet */
 }
 
+void
+mlc_trigger_check_filter(const char *filter, Relation relation)
+{
+	MlcDisguise disguise;
+
+	mlc_disguise_put_on(&disguise, RelationGetRelid(relation));
+	(void) parse_filter(filter, relation);
+	mlc_disguise_take_off(&disguise);
+}
+
+/* In the disguise, so that names mean the same whoever writes to the table. */
 static void
 prepare_filter(MlcBinding *binding, Relation relation, MemoryContext context)
 {
 	MemoryContext old = MemoryContextSwitchTo(context);
-	Node	   *expr = mlc_trigger_parse_filter(binding->rule->filter, relation);
+	MlcDisguise disguise;
+	Node	   *expr;
 
+	mlc_disguise_put_on(&disguise, binding->rule->relid);
+	expr = parse_filter(binding->rule->filter, relation);
+	binding->filter_varies = contain_mutable_functions(expr);
 	binding->estate = CreateExecutorState();
 	MemoryContextSwitchTo(binding->estate->es_query_cxt);
 	binding->filter = ExecPrepareExpr((Expr *) expr, binding->estate);
+	mlc_disguise_take_off(&disguise);
 	MemoryContextSwitchTo(old);
 }
 
 /* Does the row satisfy the rule's filter?  NULL means no. */
 static bool
-passes(MlcRelationRules *rules, MlcBinding *binding, Relation relation,
-	   TupleTableSlot *slot)
+passes(MlcBinding *binding, TupleTableSlot *slot)
 {
 	ExprContext *econtext;
 	bool		result;
 
 	if (binding->rule->filter == NULL)
 		return true;
-	if (binding->filter == NULL)
-		prepare_filter(binding, relation, rules->context);
 	econtext = GetPerTupleExprContext(binding->estate);
 	econtext->ecxt_scantuple = slot;
 	result = ExecQual(binding->filter, econtext);
@@ -218,8 +226,7 @@ add(MlcBinding *binding, MlcOp op, bool is_new, HeapTuple tuple, TupleDesc desc,
 }
 
 static void
-capture(MlcRelationRules *rules, MlcBinding *binding, TriggerData *trigdata,
-		StringInfo key)
+capture(MlcBinding *binding, TriggerData *trigdata, StringInfo key)
 {
 	MlcRule    *rule = binding->rule;
 	Relation	relation = trigdata->tg_relation;
@@ -240,8 +247,8 @@ capture(MlcRelationRules *rules, MlcBinding *binding, TriggerData *trigdata,
 	}
 	if (rule->tag)
 	{
-		if ((oldtuple && passes(rules, binding, relation, trigdata->tg_trigslot)) ||
-			(newtuple && passes(rules, binding, relation, newslot)))
+		if ((oldtuple && passes(binding, trigdata->tg_trigslot)) ||
+			(newtuple && passes(binding, newslot)))
 			mlc_xact_add_all(rule);
 		return;
 	}
@@ -253,10 +260,39 @@ capture(MlcRelationRules *rules, MlcBinding *binding, TriggerData *trigdata,
 	 * the last and stands.  A row that passes the filter neither before nor
 	 * after concerns nobody.
 	 */
-	if (oldtuple && passes(rules, binding, relation, trigdata->tg_trigslot))
+	if (oldtuple && passes(binding, trigdata->tg_trigslot))
 		add(binding, mlc_rule_leave_op(rule), false, oldtuple, desc, key);
-	if (newtuple && passes(rules, binding, relation, newslot))
+	if (newtuple && passes(binding, newslot))
 		add(binding, rule->action, true, newtuple, desc, key);
+}
+
+/* Does what is made of a row depend on who makes it, and on settings? */
+static bool
+wants_disguise(MlcBinding *binding, Relation relation)
+{
+	return binding->pin_format || binding->disguise ||
+		binding->filter_varies ||
+		(mlc_rule_writes_through(binding->rule) && !binding->broken &&
+		 mlc_payload_wants_pin(binding, RelationGetDescr(relation)));
+}
+
+static void
+capture_disguised(MlcRelationRules *rules, MlcBinding *binding,
+				  TriggerData *trigdata, StringInfo key)
+{
+	MlcDisguise disguise;
+
+	if (binding->rule->filter && binding->filter == NULL && !binding->broken)
+		prepare_filter(binding, trigdata->tg_relation, rules->context);
+	if (!wants_disguise(binding, trigdata->tg_relation) ||
+		MLC_FAULT_SKIP("capture-disguise"))
+	{
+		capture(binding, trigdata, key);
+		return;
+	}
+	mlc_disguise_put_on(&disguise, binding->rule->relid);
+	capture(binding, trigdata, key);
+	mlc_disguise_take_off(&disguise);
 }
 
 /*
@@ -269,7 +305,6 @@ mlc_capture(PG_FUNCTION_ARGS)
 	TriggerData *trigdata = (TriggerData *) fcinfo->context;
 	MlcRelationRules *rules;
 	StringInfoData key;
-	int			nestlevel = -1;
 
 	if (!CALLED_AS_TRIGGER(fcinfo) ||
 		!TRIGGER_FIRED_AFTER(trigdata->tg_event) ||
@@ -289,18 +324,9 @@ mlc_capture(PG_FUNCTION_ARGS)
 	{
 		MlcBinding *binding = &rules->bindings[i];
 
-		if (binding->rule->capture != MLC_CAPTURE_TRIGGER)
-			continue;
-		if (nestlevel < 0 &&
-			(binding->pin_format ||
-			 (mlc_rule_writes_through(binding->rule) && !binding->broken &&
-			  mlc_payload_wants_pin(binding,
-									RelationGetDescr(trigdata->tg_relation)))))
-			nestlevel = mlc_disguise_pin_formats();
-		capture(rules, binding, trigdata, &key);
+		if (binding->rule->capture == MLC_CAPTURE_TRIGGER)
+			capture_disguised(rules, binding, trigdata, &key);
 	}
-	if (nestlevel >= 0)
-		mlc_disguise_unpin(nestlevel);
 	mlc_rule_busy--;
 
 	return PointerGetDatum(NULL);

@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/transam.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "model/bind.h"
@@ -72,6 +73,58 @@ type_is_plain(Oid type)
 		default:
 			return get_typtype(type) == TYPTYPE_ENUM;
 	}
+}
+
+/*
+ * May the text depend on search_path, and on who may use which schema?  That of
+ * a type of a user may, for all we know.
+ */
+static bool
+type_needs_disguise(Oid type)
+{
+	Oid			element;
+
+	switch (type)
+	{
+		case REGPROCOID:
+		case REGPROCEDUREOID:
+		case REGOPEROID:
+		case REGOPERATOROID:
+		case REGCLASSOID:
+		case REGTYPEOID:
+		case REGCONFIGOID:
+		case REGDICTIONARYOID:
+		case REGCOLLATIONOID:
+			return true;
+		default:
+			break;
+	}
+	element = get_element_type(type);
+	if (OidIsValid(element))
+		return type_needs_disguise(element);
+	switch (get_typtype(type))
+	{
+		case TYPTYPE_DOMAIN:
+			return type_needs_disguise(getBaseType(type));
+		case TYPTYPE_ENUM:
+			return false;
+		case TYPTYPE_COMPOSITE:
+			return true;
+		default:
+			return type >= FirstNormalObjectId;
+	}
+}
+
+static bool
+payload_needs_disguise(MlcBinding *binding, TupleDesc desc)
+{
+	TupleDesc	payload = binding->payload_desc ? binding->payload_desc : desc;
+
+	for (int i = 0; i < payload->natts; i++)
+		if (!TupleDescAttr(payload, i)->attisdropped &&
+			type_needs_disguise(TupleDescAttr(payload, i)->atttypid))
+			return true;
+	return false;
 }
 
 static AttrNumber
@@ -209,6 +262,8 @@ mlc_bind_rule(MlcRule *rule, Relation relation, MlcBinding *binding,
 					binding->renderers[i] = MLC_TEXT_OUTPUT;
 					if (!type_is_plain(type))
 						binding->pin_format = true;
+					if (type_needs_disguise(type))
+						binding->disguise = true;
 					break;
 				}
 		}
@@ -217,7 +272,12 @@ mlc_bind_rule(MlcRule *rule, Relation relation, MlcBinding *binding,
 												 template->ncolumns);
 	if (rule->action == MLC_OP_UPDATE || rule->action == MLC_OP_REPLICATE ||
 		rule->ncolumns > 0)
-		return bind_payload(rule, relation, binding, missing);
+	{
+		if (!bind_payload(rule, relation, binding, missing))
+			return false;
+		binding->disguise |= rule->action != MLC_OP_INVALIDATE &&
+			payload_needs_disguise(binding, desc);
+	}
 	return true;
 }
 

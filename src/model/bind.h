@@ -33,7 +33,10 @@ typedef struct MlcBinding
 	AttrNumber	attnums[MLC_KEY_MAX_COLUMNS];
 	MlcRenderer renderers[MLC_KEY_MAX_COLUMNS];
 	FmgrInfo	output[MLC_KEY_MAX_COLUMNS];
-	bool		pin_format;		/* text depends on DateStyle and the like */
+	bool		pin_format;		/* the key's text depends on DateStyle and the
+								 * like */
+	bool		disguise;		/* the key's or payload's text depends on
+								 * search_path: see model/disguise.h */
 	bool		identity;		/* the replica identity covers the key */
 	bool		broken;			/* a column is gone: purge on every change */
 
@@ -42,6 +45,7 @@ typedef struct MlcBinding
 	int			npayload;
 	AttrNumber *payload_attnums;
 	struct ExprState *filter;	/* prepared by capture/trigger */
+	bool		filter_varies;	/* by settings, or by who evaluates it */
 	struct EState *estate;
 } MlcBinding;
 

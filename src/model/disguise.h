@@ -10,8 +10,6 @@
 
 #include "postgres.h"
 
-#include "utils/relcache.h"
-
 /* Pins DateStyle and the like to the values keys are rendered with. */
 extern int	mlc_disguise_pin_formats(void);
 extern void mlc_disguise_unpin(int nestlevel);
@@ -19,13 +17,6 @@ extern void mlc_disguise_unpin(int nestlevel);
 /* The same for a worker's whole life; outside a transaction. */
 extern void mlc_disguise_pin_formats_for_process(void);
 
-/*
- * Within a GUC nest level: expressions and loaders of a rule see pg_catalog,
- * then the schema of the rule's table, whoever runs them.
- */
-extern void mlc_disguise_pin_search_path(Oid relid);
-
-/* Who runs the loader, and with which settings. */
 typedef struct MlcDisguise
 {
 	Oid			userid;
@@ -34,11 +25,19 @@ typedef struct MlcDisguise
 } MlcDisguise;
 
 /*
- * From here on queries run as the owner of the relation, restricted, with
- * search_path and formats pinned.  The end of a failed transaction or
+ * From here on everything runs as the owner of the relation, which is the one
+ * that a rule was attached to, restricted, with formats pinned and a search_path
+ * of pg_catalog and the relation's schema.  The end of a failed transaction or
  * subtransaction takes it off, too.
  */
-extern void mlc_disguise_put_on(MlcDisguise *disguise, Relation relation);
+extern void mlc_disguise_put_on(MlcDisguise *disguise, Oid relid);
 extern void mlc_disguise_take_off(MlcDisguise *disguise);
+
+/*
+ * The same in a transaction that decodes, and ends by an abort.  Formats have
+ * been pinned already; search_path stays pinned until that end, since most
+ * changes after this one want the same.
+ */
+extern void mlc_disguise_put_on_decoding(MlcDisguise *disguise, Oid relid);
 
 #endif							/* MLC_MODEL_DISGUISE_H */

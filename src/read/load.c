@@ -157,7 +157,7 @@ mlc_load_check(MlcRule *rule)
 	SPIPlanPtr	plan;
 
 	bind(rule, relation, &binding);
-	mlc_disguise_put_on(&disguise, relation);
+	mlc_disguise_put_on(&disguise, rule->relid);
 	SPI_connect();
 	plan = prepare(rule, &binding, relation);
 	if (SPI_is_cursor_plan(plan) == false)
@@ -417,7 +417,7 @@ load(MlcRule *rule, const char *key, uint32 keylen, bool anyway,
 	if (loaders == NULL)
 		init();
 	relation = table_open(rule->relid, AccessShareLock);
-	mlc_disguise_put_on(&disguise, relation);
+	mlc_disguise_put_on(&disguise, rule->relid);
 	SPI_connect();
 	loader = find_loader(rule, relation);
 	for (int i = 0; i < rule->template->ncolumns; i++)
@@ -477,7 +477,7 @@ mlc_load_render(MlcRule *rule, char **texts, StringInfo key, bool *isnull)
 	if (loaders == NULL)
 		init();
 	relation = table_open(rule->relid, AccessShareLock);
-	mlc_disguise_put_on(&disguise, relation);
+	mlc_disguise_put_on(&disguise, rule->relid);
 	SPI_connect();
 	loader = find_loader(rule, relation);
 	for (int i = 0; i < rule->template->ncolumns; i++)

@@ -72,7 +72,9 @@ render_keys(MlcRule *rule, MlcRead *reads)
 {
 	char	   *texts[MLC_KEY_MAX_COLUMNS];
 	int			n = 0;
+	MlcDisguise disguise;
 
+	mlc_disguise_put_on(&disguise, rule->relid);
 	for (uint64 row = 0; row < SPI_processed; row++)
 	{
 		StringInfoData key;
@@ -93,6 +95,7 @@ render_keys(MlcRule *rule, MlcRead *reads)
 		reads[n].keylen = key.len;
 		n++;
 	}
+	mlc_disguise_take_off(&disguise);
 	return n;
 }
 
@@ -121,7 +124,6 @@ warm_rule(MlcRule *rule, const char *filter, int64 limit, bool *vain)
 	int64		filled = 0;
 	SPIPlanPtr	plan;
 	Portal		portal;
-	int			nestlevel;
 
 	SPI_connect();
 	plan = SPI_prepare(key_query(rule, filter, limit), 0, NULL);
@@ -130,8 +132,6 @@ warm_rule(MlcRule *rule, const char *filter, int64 limit, bool *vain)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("filter must be one expression")));
 
-	/* what the caller wrote is read as he writes it, keys are as ours are */
-	nestlevel = mlc_disguise_pin_formats();
 	portal = SPI_cursor_open(NULL, plan, NULL, NULL, true);
 	*vain = false;
 	while (!*vain)
@@ -156,7 +156,6 @@ warm_rule(MlcRule *rule, const char *filter, int64 limit, bool *vain)
 		mlc_progress_add(rows);
 	}
 	SPI_cursor_close(portal);
-	mlc_disguise_unpin(nestlevel);
 	SPI_finish();
 	MemoryContextDelete(batch);
 	return filled;
