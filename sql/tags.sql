@@ -86,6 +86,17 @@ SELECT mlcache.invalidate_tag('other');
 SELECT settle();
 SELECT alive();
 SELECT * FROM events();
+-- in L1, too, what has the tag and nothing else
+SELECT count(mlcache.get(k)) FROM unnest('{a,d,e}'::text[]) k;
+SELECT k, mlcache.get(k), (mlcache.last_read()).source FROM unnest('{a,d,e}'::text[]) k;
+SELECT mlcache.invalidate_tag('search');
+SELECT settle();
+SELECT k, mlcache.get(k), (mlcache.last_read()).source FROM unnest('{a,d,e}'::text[]) k;
+SELECT refill();
+SELECT settle();
+SELECT mlcache.invalidate_tag('other');
+SELECT settle();
+SELECT listen() \gset
 -- in the order of the calls, within a transaction
 BEGIN;
 SELECT mlcache.set('a', 'before', NULL, '{other}'), mlcache.invalidate_tag('other'),

@@ -99,6 +99,7 @@ mlc_copy_parse_guard(MlcCopy *copy, MlcVersion future)
 	size_t		len[8];
 	const char *at = copy->guard;
 	const char *end = at + copy->guardlen;
+	const char *tags;
 
 	copy->kind = MLC_GUARD_NONE;
 	if (copy->guard == NULL)
@@ -116,6 +117,13 @@ mlc_copy_parse_guard(MlcCopy *copy, MlcVersion future)
 	}
 
 	/* lo | hi | floor | flags | token | deadline | nonce | marks */
+	tags = memchr(field[3], 'G', len[3]);
+	if (tags)
+	{
+		if (!has_only(tags + 1, field[3] + len[3] - (tags + 1), "0123456789abcdef"))
+			return;
+		len[3] = tags - field[3];
+	}
 	if (!has_only(field[3], len[3], "AT") ||
 		!has_only(field[5], len[5], "0123456789"))
 		return;

@@ -15,8 +15,7 @@
  * checked each time, hit or not (read/query.c).
  *
  * L1 comes first, as in read/get: a ticket before Redis is asked, its fill when
- * that of Redis was accepted.  The line's tags are the caller's tags and key:
- * all that ask for a line name the same, since they are part of its name.
+ * that of Redis was accepted.  The line's tags are the caller's tags and key.
  *
  * A transaction that has an xid, keeps a snapshot, or has invalidated
  * something runs the query and caches nothing.  So does whoever finds Redis
@@ -195,24 +194,12 @@ make_token(char *token)
 static void
 look_up(Call *call)
 {
-	const MlcFetch *fetch = call->fetch;
-	uint32		generation = 0;
 	MlcL1Hit	hit;
-	MemoryContext old;
-	bool		found;
+	MemoryContext old = MemoryContextSwitchTo(call->caller);
+	bool		found = mlc_l1_get(call->key.data, call->key.len, &hit);
 
-	if (!mlc_l1_add_tag(&generation, MLC_INDEX_FETCHED, fetch->key,
-						fetch->keylen))
-		return;
-	for (int i = 0; i < fetch->ntags; i++)
-		if (!mlc_l1_add_tag(&generation, MLC_INDEX_TAG, fetch->tags[i],
-							fetch->lens[i]))
-			return;
-
-	old = MemoryContextSwitchTo(call->caller);
-	found = mlc_l1_get_tagged(call->key.data, call->key.len, generation, &hit);
 	MemoryContextSwitchTo(old);
-	if (found)
+	if (found && hit.rule == MLC_RULE_FETCHED)
 	{
 		call->value = hit.value;
 		call->lo = hit.lo;
@@ -220,18 +207,26 @@ look_up(Call *call)
 		return;
 	}
 	mlc_l1_begin(call->key.data, call->key.len, &call->ticket);
-	call->ticket.generation = generation;
 }
 
 /* Of what Redis holds now, for the rest of its life. */
 static void
 fill_l1(Call *call, MlcVersion lo, int64 ttl)
 {
+	const MlcFetch *fetch = call->fetch;
+	MlcL1Tag	tags[MLC_L1_MAX_TAGS];
+
 	MLC_FAULT("fetch-before-l1");
-	if (call->ticket.token != 0 && ttl != -2 && ttl != 0)
-		(void) mlc_l1_fill(&call->ticket, call->key.data, call->key.len,
-						   MLC_RULE_FETCHED, VARDATA_ANY(call->value),
-						   VARSIZE_ANY_EXHDR(call->value), lo, Max(ttl, 0));
+	if (call->ticket.token == 0 || ttl == -2 || ttl == 0 ||
+		fetch->ntags >= MLC_L1_MAX_TAGS)
+		return;
+	tags[0] = mlc_l1_tag(MLC_INDEX_FETCHED, fetch->key, fetch->keylen);
+	for (int i = 0; i < fetch->ntags; i++)
+		tags[i + 1] = mlc_l1_tag(MLC_INDEX_TAG, fetch->tags[i], fetch->lens[i]);
+	(void) mlc_l1_fill(&call->ticket, call->key.data, call->key.len,
+					   MLC_RULE_FETCHED, VARDATA_ANY(call->value),
+					   VARSIZE_ANY_EXHDR(call->value), lo, Max(ttl, 0), tags,
+					   1 + fetch->ntags);
 }
 
 /* ---- asking Redis ---- */

@@ -6,8 +6,10 @@
  *
  * There is no row behind such a key: what Redis does not hold, or does not
  * vouch for, is not there.  Nobody takes a lease for it.  L1 has copies of what
- * Redis held, never that it held nothing: anybody outside may fill it.  Nor does
- * anybody know a key's tags, so a copy in L1 is void when any tag is invalidated.
+ * Redis held, never that it held nothing: anybody outside may fill it.  A key's
+ * tags are known with what is found there, since the guard tells them
+ * (lua/tag.lua); where it does not, the copy in L1 is void when any tag is
+ * invalidated.
  *
  *-------------------------------------------------------------------------
  */
@@ -137,6 +139,7 @@ peek(MlcLink *link, const char *key, uint32 keylen, int64 *pttl)
 			mlc_command_add_cstr(&cmd, "1");
 			mlc_command_add(&cmd, key, keylen);
 			mlc_command_add_cstr(&cmd, link->ns);
+			mlc_command_add_cstr(&cmd, "1");
 			reply = mlc_free_ask(link, &cmd, key, keylen, pttl);
 			if (reply)
 				return reply;
@@ -168,7 +171,7 @@ take(MlcReply *reply, MlcVersion *version)
 	MlcVersion	applied;
 
 	if (reply == NULL || reply->type != MLC_REPLY_ARRAY ||
-		reply->nelements != 5 ||
+		reply->nelements < 5 ||
 		reply->elements[0]->type != MLC_REPLY_STRING ||
 		strcmp(reply->elements[0]->str, "hit") != 0 ||
 		!version_of(reply->elements[2], version) ||
@@ -184,6 +187,45 @@ take(MlcReply *reply, MlcVersion *version)
 	return cstring_to_text_with_len(payload->str, payload->len);
 }
 
+/* One number, of four hex digits; false: it is none. */
+static bool
+take_number(const char *text, MlcL1Tag *tag)
+{
+	int			number = 0;
+
+	for (int i = 0; i < 4; i++)
+	{
+		int			digit = text[i] >= '0' && text[i] <= '9' ? text[i] - '0' :
+		text[i] >= 'a' && text[i] <= 'f' ? text[i] - 'a' + 10 : -1;
+
+		if (digit < 0)
+			return false;
+		number = number * 16 + digit;
+	}
+	*tag = number;
+	return true;
+}
+
+/* The tags of what peek() found: 'G' and their numbers. */
+static int
+take_tags(MlcReply *reply, MlcL1Tag tags[MLC_L1_MAX_TAGS])
+{
+	MlcReply   *text = reply->nelements > 5 ? reply->elements[5] : NULL;
+	int			n;
+
+	tags[0] = MLC_L1_ANY_TAG;
+	if (text == NULL || text->type != MLC_REPLY_STRING || text->str[0] != 'G' ||
+		text->len % 4 != 1 || text->len / 4 > MLC_L1_MAX_TAGS)
+		return MLC_FAULT_SKIP("free-any-tag") ? 0 : 1;
+	for (n = 0; n < (int) text->len / 4; n++)
+		if (!take_number(text->str + 1 + 4 * n, &tags[n]))
+		{
+			tags[0] = MLC_L1_ANY_TAG;
+			return 1;
+		}
+	return n;
+}
+
 bool
 mlc_free_from_l1(void)
 {
@@ -195,20 +237,26 @@ mlc_free_get(const char *key, uint32 keylen, bool l1, MlcVersion *version)
 {
 	MlcLink    *link = mlc_free_link();
 	MlcL1Ticket ticket = {0};
-	uint32		generation = 0;
 	int64		pttl = -2;
+	MlcReply   *reply = NULL;
 	text	   *value;
 
-	if (link && l1 && mlc_l1_add_tag(&generation, MLC_INDEX_TAG, NULL, 0))
+	if (link && l1)
 		mlc_l1_begin(key, keylen, &ticket);
-	ticket.generation = generation;
 	MLC_FAULT("free-before-ask");
-	value = take(link ? peek(link, key, keylen, &pttl) : NULL, version);
+	if (link)
+		reply = peek(link, key, keylen, &pttl);
+	value = take(reply, version);
 	MLC_FAULT("free-before-l1");
 	if (value && ticket.token != 0 && pttl != -2 && pttl != 0)
+	{
+		MlcL1Tag	tags[MLC_L1_MAX_TAGS];
+		int			ntags = take_tags(reply, tags);
+
 		(void) mlc_l1_fill(&ticket, key, keylen, MLC_RULE_FREE,
 						   VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value),
-						   *version, Max(pttl, 0));
+						   *version, Max(pttl, 0), tags, ntags);
+	}
 	mlc_stats_rule(MLC_RULE_FREE,
 				   value ? MLC_RULE_HITS_L2 : MLC_RULE_MISSES, 1);
 	return value;

@@ -579,7 +579,7 @@ fill_l1(MlcRead *read)
 	(void) mlc_l1_fill(&read->ticket, read->key, read->keylen, read->rule->id,
 					   read->value ? VARDATA_ANY(read->value) : NULL,
 					   read->value ? VARSIZE_ANY_EXHDR(read->value) : 0,
-					   read->lo, ttl);
+					   read->lo, ttl, NULL, 0);
 }
 
 static bool

@@ -193,11 +193,12 @@ close_sweep(MlcBatchEvent *event)
 	switch (event->op)
 	{
 		case MLC_OP_TAG:
-			mlc_l1_close_tag(shared, MLC_INDEX_TAG, text, len);
-			mlc_l1_close_tag(shared, MLC_INDEX_TAG, NULL, 0);
+			mlc_l1_close_tag(shared, mlc_l1_tag(MLC_INDEX_TAG, text, len));
+			if (!MLC_FAULT_SKIP("l1-close-any-tag"))
+				mlc_l1_close_tag(shared, MLC_L1_ANY_TAG);
 			return false;
 		case MLC_OP_FETCHED:
-			mlc_l1_close_tag(shared, MLC_INDEX_FETCHED, text, len);
+			mlc_l1_close_tag(shared, mlc_l1_tag(MLC_INDEX_FETCHED, text, len));
 			return false;
 		case MLC_OP_TOUCH:
 			mlc_l1_close_key(shared, text, len);

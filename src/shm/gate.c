@@ -16,11 +16,17 @@
  * of counters by hash, of all databases.
  *
  * What concerns a tag cannot be closed key by key, since nobody knows the keys.
- * So each database has counters of tags, by hash: raised by the relay before
- * the first command (they are odd then: closed) and again after the last reply.
- * A line carries the sum of the counters of its tags, as they were before L2 was
- * asked, and is found by that sum only.  Counters only grow, so the sum is the
- * same if and only if each of them is.
+ * So a line carries the numbers of its tags (a hash: two tags that share one
+ * cost a fill, nothing else), and what its database's clock showed when its
+ * ticket was taken.  The relay closes a tag's number before the first command;
+ * after the last reply the clock ticks, and the number is opened with the new
+ * tick.  A line is good while all its numbers are open, at ticks no later than
+ * its own.  So whoever may have asked L2 before the last reply has an earlier
+ * tick than the number, and whoever has a later one asked after it.  Nothing is
+ * counted that could overflow, or come to be what it was.
+ *
+ * A line whose tags nobody knows has a number that stands for all, and that is
+ * closed with each.
  *
  * What concerns a whole database (purge of a rule, a Redis that comes or goes,
  * start and end of the relay) shuts its L1: a flag, and an epoch that every
@@ -61,45 +67,15 @@ remove_key(MlcPartition *partition, uint64 hash, uint16 db, const char *key,
 
 /* ---- tags ---- */
 
-static pg_atomic_uint32 *
-counter_of(MlcRelayShared *relay, char kind, const char *tag, uint32 len)
+MlcL1Tag
+mlc_l1_tag(char kind, const char *tag, uint32 len)
 {
-	MlcL1Database *database = &mlc_l1->databases[mlc_l1_database(relay)];
+	uint32		number = (unsigned char) kind;
 
-	if (tag == NULL)
-		return &database->any_tag;
-	return &database->tags[hash_bytes_extended((const unsigned char *) tag, len,
-											   kind) % MLC_L1_TAGS];
-}
-
-bool
-mlc_l1_add_tag(uint32 *generation, char kind, const char *tag, uint32 len)
-{
-	MlcRelayShared *relay;
-	uint32		count;
-
-	if (mlc_l1 == NULL || (relay = mlc_segment_my_relay()) == NULL)
-		return false;
-	count = pg_atomic_read_u32(counter_of(relay, kind, tag, len));
-	*generation += count;
-	return (count & 1) == 0 || MLC_FAULT_SKIP("l1-closed");
-}
-
-/* Closed counters are odd; by the relay only. */
-static void
-open_counter(pg_atomic_uint32 *counter)
-{
-	uint32		count = pg_atomic_read_u32(counter);
-
-	if (count & 1)
-		pg_atomic_write_u32(counter, count + 1);
-}
-
-static void
-close_counter(pg_atomic_uint32 *counter)
-{
-	if ((pg_atomic_read_u32(counter) & 1) == 0)
-		pg_atomic_fetch_add_u32(counter, 1);
+	/* as tag_number() in redis/lua/tag.lua: the two must agree */
+	for (uint32 i = 0; i < len; i++)
+		number = (number * 257 + (unsigned char) tag[i]) % 65521;
+	return number;
 }
 
 /* ---- the relay ---- */
@@ -141,10 +117,38 @@ mlc_l1_close_key(MlcRelayShared *relay, const char *key, uint32 keylen)
 }
 
 void
-mlc_l1_close_tag(MlcRelayShared *relay, char kind, const char *tag, uint32 len)
+mlc_l1_close_tag(MlcRelayShared *relay, MlcL1Tag tag)
 {
-	if (mlc_l1 != NULL && !MLC_FAULT_SKIP("l1-close-tag"))
-		close_counter(counter_of(relay, kind, tag, len));
+	MlcL1Database *database;
+
+	if (mlc_l1 == NULL || MLC_FAULT_SKIP("l1-close-tag"))
+		return;
+	database = &mlc_l1->databases[mlc_l1_database(relay)];
+	database->has_closed_tags = true;
+	pg_atomic_write_u64(mlc_l1_tag_state(database, tag), MLC_L1_CLOSED);
+	pg_memory_barrier();
+}
+
+static void
+open_tag(pg_atomic_uint64 *state, uint64 tick)
+{
+	if (pg_atomic_read_u64(state) == MLC_L1_CLOSED)
+		pg_atomic_write_u64(state, tick);
+}
+
+static void
+open_tags(MlcL1Database *database)
+{
+	uint64		tick;
+
+	if (!database->has_closed_tags)
+		return;
+	tick = pg_atomic_add_fetch_u64(&database->clock,
+								   MLC_FAULT_SKIP("l1-tick") ? 0 : 1);
+	open_tag(&database->any_tag, tick);
+	for (int i = 0; i < MLC_L1_TAGS; i++)
+		open_tag(&database->tags[i], tick);
+	database->has_closed_tags = false;
 }
 
 void
@@ -156,9 +160,7 @@ mlc_l1_open(MlcRelayShared *relay)
 		return;
 	database = &mlc_l1->databases[mlc_l1_database(relay)];
 	memset(database->filter, 0, sizeof(database->filter));
-	open_counter(&database->any_tag);
-	for (int i = 0; i < MLC_L1_TAGS; i++)
-		open_counter(&database->tags[i]);
+	open_tags(database);
 	pg_write_barrier();
 	pg_atomic_write_u32(&database->is_open, 1);
 }

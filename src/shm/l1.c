@@ -42,11 +42,46 @@ now_ms(void)
 	return (int64) now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
+/* ---- tags ---- */
+
+/* Lays out a line's tail. */
+static void
+make_tail(char *tail, uint64 clock, const MlcL1Tag *tags, int ntags)
+{
+	if (ntags == 0)
+		return;
+	memcpy(tail, &clock, sizeof(clock));
+	memcpy(tail + sizeof(clock), tags, ntags * sizeof(MlcL1Tag));
+}
+
+/* Has none of the tags been closed since the clock was read? */
+static inline bool
+tags_are_good(MlcL1Database *database, const char *tail, int ntags)
+{
+	uint64		clock;
+
+	if (likely(ntags == 0))
+		return true;
+	memcpy(&clock, tail, sizeof(clock));
+	for (int i = 0; i < ntags; i++)
+	{
+		MlcL1Tag	tag;
+
+		memcpy(&tag, tail + sizeof(clock) + i * sizeof(tag), sizeof(tag));
+		if (pg_atomic_read_u64(mlc_l1_tag_state(database, tag)) > clock)
+			return false;
+	}
+	return true;
+}
+
+/* Of no use to anybody.  The caller holds the partition's lock. */
 static bool
 is_stale(const MlcLine *line)
 {
-	return line->epoch !=
-		pg_atomic_read_u32(&mlc_l1->databases[line->db].epoch);
+	MlcL1Database *database = &mlc_l1->databases[line->db];
+
+	return line->epoch != pg_atomic_read_u32(&database->epoch) ||
+		!tags_are_good(database, MLC_LINE_TAIL(line), line->ntags);
 }
 
 /* ---- readers ---- */
@@ -61,15 +96,6 @@ mlc_l1_is_open(void)
 	return mlc_l1_serves(&mlc_l1->databases[mlc_l1_database(relay)]);
 }
 
-/* Has no tag of the line changed since it was filled? */
-static inline bool
-is_of(const MlcLine *line, uint16 db, uint32 generation)
-{
-	return likely(line->generation == generation) ||
-		(generation == 0 && line->generation ==
-		 pg_atomic_read_u32(&mlc_l1->databases[db].any_tag));
-}
-
 /*
  * Copies the line's value; false: it is of no use.  Beside a writer it may copy
  * anything, but nothing from elsewhere: what says where the value lies is read
@@ -77,15 +103,18 @@ is_of(const MlcLine *line, uint16 db, uint32 generation)
  */
 static bool
 copy_line(MlcStore *store, const MlcLine *line, uint16 db, uint32 keylen,
-		  uint32 generation, MlcL1Hit *hit)
+		  MlcL1Hit *hit)
 {
+	MlcL1Database *database = &mlc_l1->databases[db];
 	uint32		vallen = *(const volatile uint32 *) &line->vallen;
+	uint8		ntags = *(const volatile uint8 *) &line->ntags;
 	int64		expiry = *(const volatile int64 *) &line->expiry;
 	const char *value = line->data + keylen;
 
 	if (!mlc_store_holds(store, value, vallen) ||
-		!is_of(line, db, generation) ||
-		(line->epoch != pg_atomic_read_u32(&mlc_l1->databases[db].epoch) &&
+		!mlc_store_holds(store, value + vallen, MLC_L1_TAIL_LEN(ntags)) ||
+		!tags_are_good(database, value + vallen, ntags) ||
+		(line->epoch != pg_atomic_read_u32(&database->epoch) &&
 		 !MLC_FAULT_SKIP("l1-epoch")) ||
 		(expiry != 0 && now_ms() >= expiry))
 		return false;
@@ -106,7 +135,7 @@ copy_line(MlcStore *store, const MlcLine *line, uint16 db, uint32 keylen,
 /* A look without the lock; false: nothing is known, look under the lock. */
 static bool
 look_unlocked(MlcPartition *partition, uint64 hash, uint16 db, const char *key,
-			  uint32 keylen, uint32 generation, MlcL1Hit *hit)
+			  uint32 keylen, MlcL1Hit *hit)
 {
 	MlcStore   *store = mlc_partition_store(partition);
 	uint32		changes = pg_atomic_read_u32(&partition->changes);
@@ -119,7 +148,7 @@ look_unlocked(MlcPartition *partition, uint64 hash, uint16 db, const char *key,
 	line = mlc_store_find(store, hash, db, key, keylen);
 	if (line == NULL || line->freq < MLC_LINE_MAX_FREQ)
 		return false;
-	found = copy_line(store, line, db, keylen, generation, hit);
+	found = copy_line(store, line, db, keylen, hit);
 	MLC_FAULT("l1-copied");
 	pg_read_barrier();
 	if (likely(pg_atomic_read_u32(&partition->changes) == changes) ||
@@ -132,7 +161,7 @@ look_unlocked(MlcPartition *partition, uint64 hash, uint16 db, const char *key,
 
 static bool
 look_locked(int number, uint64 hash, uint16 db, const char *key,
-			uint32 keylen, uint32 generation, MlcL1Hit *hit)
+			uint32 keylen, MlcL1Hit *hit)
 {
 	LWLock	   *lock = mlc_partition_lock(number);
 	MlcStore   *store = mlc_partition_store(mlc_partition_at(number));
@@ -141,7 +170,7 @@ look_locked(int number, uint64 hash, uint16 db, const char *key,
 
 	LWLockAcquire(lock, LW_SHARED);
 	line = mlc_store_find(store, hash, db, key, keylen);
-	found = line && copy_line(store, line, db, keylen, generation, hit);
+	found = line && copy_line(store, line, db, keylen, hit);
 	if (found)
 		mlc_store_touch(line);
 	LWLockRelease(lock);
@@ -150,13 +179,6 @@ look_locked(int number, uint64 hash, uint16 db, const char *key,
 
 bool
 mlc_l1_get(const char *key, uint32 keylen, MlcL1Hit *hit)
-{
-	return mlc_l1_get_tagged(key, keylen, 0, hit);
-}
-
-bool
-mlc_l1_get_tagged(const char *key, uint32 keylen, uint32 generation,
-				  MlcL1Hit *hit)
 {
 	MlcRelayShared *relay;
 	uint16		db;
@@ -173,8 +195,8 @@ mlc_l1_get_tagged(const char *key, uint32 keylen, uint32 generation,
 	hash = mlc_l1_hash(db, key, keylen);
 	number = mlc_partition_number(hash);
 	found = look_unlocked(mlc_partition_at(number), hash, db, key, keylen,
-						  generation, hit) ||
-		look_locked(number, hash, db, key, keylen, generation, hit);
+						  hit) ||
+		look_locked(number, hash, db, key, keylen, hit);
 	if (found)
 		mlc_l1_counters()->hits++;
 	else
@@ -202,7 +224,7 @@ mlc_l1_peek(const char *key, uint32 keylen, MlcL1Hit *hit)
 	LWLockAcquire(mlc_partition_lock(number), LW_SHARED);
 	store = mlc_partition_store(mlc_partition_at(number));
 	line = mlc_store_find(store, hash, db, key, keylen);
-	found = line && copy_line(store, line, db, keylen, 0, hit);
+	found = line && copy_line(store, line, db, keylen, hit);
 	LWLockRelease(mlc_partition_lock(number));
 	return found;
 }
@@ -231,9 +253,9 @@ mlc_l1_walk(MlcL1Cursor *cursor, int32 rule, MlcL1Copy *lines, int max)
 		while (n < max &&
 			   (line = mlc_store_next(store, cursor->bucket, line)) != NULL)
 		{
-			if (line->db != db || (rule != 0 && line->rule != rule) ||
-				line->generation != 0 ||
-				!copy_line(store, line, db, line->keylen, 0, &lines[n].hit))
+			if (line->db != db || line->rule <= 0 ||
+				(rule != 0 && line->rule != rule) ||
+				!copy_line(store, line, db, line->keylen, &lines[n].hit))
 				continue;
 			lines[n].key = pnstrdup(MLC_LINE_KEY(line), line->keylen);
 			lines[n].keylen = line->keylen;
@@ -293,7 +315,6 @@ mlc_l1_begin(const char *key, uint32 keylen, MlcL1Ticket *ticket)
 	uint32		bit;
 
 	ticket->token = 0;
-	ticket->generation = 0;
 	if (mlc_l1 == NULL || (relay = mlc_segment_my_relay()) == NULL)
 		return;
 	db = mlc_l1_database(relay);
@@ -301,6 +322,7 @@ mlc_l1_begin(const char *key, uint32 keylen, MlcL1Ticket *ticket)
 
 	/* the epoch first: whoever shuts L1 takes the flag away before it */
 	ticket->epoch = pg_atomic_read_u32(&database->epoch);
+	ticket->clock = pg_atomic_read_u64(&database->clock);
 	pg_read_barrier();
 	if (!mlc_l1_serves(database))
 		return;
@@ -328,27 +350,35 @@ mlc_l1_begin(const char *key, uint32 keylen, MlcL1Ticket *ticket)
 
 bool
 mlc_l1_fill(MlcL1Ticket *ticket, const char *key, uint32 keylen, int32 rule,
-			const char *value, uint32 vallen, MlcVersion lo, int64 ttl)
+			const char *value, uint32 vallen, MlcVersion lo, int64 ttl,
+			const MlcL1Tag *tags, int ntags)
 {
 	MlcRelayShared *relay;
+	MlcL1Database *database;
 	int			number;
 	MlcPartition *partition;
 	MlcL1Slot  *slot;
 	MlcLine		like;
+	char		tail[MLC_L1_TAIL_LEN(MLC_L1_MAX_TAGS)];
 	bool		good;
 
-	if (ticket->token == 0 || (relay = mlc_segment_my_relay()) == NULL)
+	if (ticket->token == 0 || (relay = mlc_segment_my_relay()) == NULL ||
+		ntags > MLC_L1_MAX_TAGS)
 		return false;
 
 	memset(&like, 0, sizeof(like));
 	like.db = mlc_l1_database(relay);
 	like.epoch = ticket->epoch;
-	like.generation = ticket->generation;
+	like.ntags = ntags;
 	like.absent = value == NULL;
 	like.rule = rule;
 	like.expiry = ttl == 0 ? 0 : now_ms() + ttl;
 	like.lo_tli = lo.tli;
 	like.lo_lsn = lo.lsn;
+	database = &mlc_l1->databases[like.db];
+	if (MLC_FAULT_SKIP("l1-clock"))
+		ticket->clock = pg_atomic_read_u64(&database->clock);
+	make_tail(tail, ticket->clock, tags, ntags);
 
 	number = mlc_partition_number(ticket->hash);
 	partition = mlc_partition_begin(number);
@@ -358,12 +388,12 @@ mlc_l1_fill(MlcL1Ticket *ticket, const char *key, uint32 keylen, int32 rule,
 	if (good)
 	{
 		slot->token = 0;
-		if (!is_stale(&like))
-			good = mlc_store_put(mlc_partition_store(partition), ticket->hash,
-								 &like, key, keylen, value ? value : "",
-								 value ? vallen : 0, is_stale) != NULL;
-		else
-			good = false;
+		good = like.epoch == pg_atomic_read_u32(&database->epoch) &&
+			tags_are_good(database, tail, ntags) &&
+			mlc_store_put(mlc_partition_store(partition), ticket->hash,
+						  &like, key, keylen, value ? value : "",
+						  value ? vallen : 0, tail, MLC_L1_TAIL_LEN(ntags),
+						  is_stale) != NULL;
 	}
 	mlc_partition_end(number);
 	ticket->token = 0;

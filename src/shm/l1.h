@@ -23,8 +23,22 @@ typedef struct MlcL1Ticket
 	uint64		token;			/* 0: no leave */
 	uint64		hash;
 	uint32		epoch;
-	uint32		generation;		/* of the line to be; see tags */
+	uint64		clock;			/* see tags */
 } MlcL1Ticket;
+
+/*
+ * ---- tags: what makes lines void beside their key ----
+ *
+ * A tag is a name of some kind, and known by a number that others may share.
+ * Lines whose tags nobody knows have MLC_L1_ANY_TAG, which is no tag's number.
+ */
+typedef uint16 MlcL1Tag;
+
+#define MLC_L1_ANY_TAG ((MlcL1Tag) 0xffff)
+#define MLC_L1_MAX_TAGS 100		/* of a line */
+
+/* Needs no shared memory. */
+extern MlcL1Tag mlc_l1_tag(char kind, const char *tag, uint32 len);
 
 typedef struct MlcL1Hit
 {
@@ -61,10 +75,6 @@ extern bool mlc_l1_is_open(void);
 /* True on a hit. */
 extern bool mlc_l1_get(const char *key, uint32 keylen, MlcL1Hit *hit);
 
-/* The same, of a line with this generation only. */
-extern bool mlc_l1_get_tagged(const char *key, uint32 keylen,
-							  uint32 generation, MlcL1Hit *hit);
-
 /*
  * Where many keys are to be looked up, the memory that the searches read can be
  * asked for ahead: the first for a few keys, then the second, then get.
@@ -81,24 +91,13 @@ extern void mlc_l1_begin(const char *key, uint32 keylen, MlcL1Ticket *ticket);
 
 /*
  * Fills, if the ticket is still good; value is NULL for an absent row.  ttl in
- * ms, 0: none.  False: refused.
+ * ms, 0: none.  The line is void as soon as one of its tags is closed.  False:
+ * refused.
  */
 extern bool mlc_l1_fill(MlcL1Ticket *ticket, const char *key, uint32 keylen,
 						int32 rule, const char *value, uint32 vallen,
-						MlcVersion lo, int64 ttl);
-
-/*
- * ---- tags: what makes lines void beside their key ----
- *
- * The generation of a line tells it: 0, there is none; else the sum of what
- * counts its tags.  A tag is a name of some kind, or NULL: any tag whatever,
- * for lines whose tags nobody knows, which mlc_l1_get() finds as well.
- *
- * Adds one to a generation that began with 0, before the line is looked up or
- * a ticket for it taken; false: it is closed, do neither.
- */
-extern bool mlc_l1_add_tag(uint32 *generation, char kind, const char *tag,
-						   uint32 len);
+						MlcVersion lo, int64 ttl, const MlcL1Tag *tags,
+						int ntags);
 
 /* ---- the relay ---- */
 
@@ -109,9 +108,11 @@ extern void mlc_l1_shut(MlcRelayShared *relay);
 extern void mlc_l1_close_key(MlcRelayShared *relay, const char *key,
 							 uint32 keylen);
 
-/* Lines with the tag are void, and none is given until mlc_l1_open(). */
-extern void mlc_l1_close_tag(MlcRelayShared *relay, char kind, const char *tag,
-							 uint32 len);
+/*
+ * Lines with the tag are void, and so are those that are filled with a ticket of
+ * before mlc_l1_open().
+ */
+extern void mlc_l1_close_tag(MlcRelayShared *relay, MlcL1Tag tag);
 
 /* Everything that was closed or shut may be filled again. */
 extern void mlc_l1_open(MlcRelayShared *relay);
@@ -151,7 +152,7 @@ extern bool mlc_l1_peek(const char *key, uint32 keylen, MlcL1Hit *hit);
 
 /*
  * A step of a walk: up to max lines, of one rule (0: of all), copied; -1 at the
- * end.  Lines that come or go meanwhile may be met or not; those with tags have
+ * end.  Lines that come or go meanwhile may be met or not; those of no rule have
  * no row to be compared with, and are left out.
  */
 extern int	mlc_l1_walk(MlcL1Cursor *cursor, int32 rule, MlcL1Copy *lines,

@@ -86,9 +86,10 @@ attach(void *memory, bool found, LWLockPadded *locks)
 		pg_atomic_init_u32(&mlc_l1->databases[i].epoch, 1);
 		pg_atomic_init_u32(&mlc_l1->databases[i].is_open, 0);
 		pg_atomic_init_u32(&mlc_l1->databases[i].closings, 0);
-		pg_atomic_init_u32(&mlc_l1->databases[i].any_tag, 2);
+		pg_atomic_init_u64(&mlc_l1->databases[i].clock, 0);
+		pg_atomic_init_u64(&mlc_l1->databases[i].any_tag, 0);
 		for (int j = 0; j < MLC_L1_TAGS; j++)
-			pg_atomic_init_u32(&mlc_l1->databases[i].tags[j], 2);
+			pg_atomic_init_u64(&mlc_l1->databases[i].tags[j], 0);
 	}
 	for (int i = 0; i < mlc_l1->npartitions; i++)
 	{

@@ -25,7 +25,9 @@
 								 * makes one in twenty void */
 #define MLC_L1_FILTER_BITS 32768	/* a database; a batch has 4096 keys */
 #define MLC_L1_CLOSINGS 16384	/* counters of keys closed by writers */
-#define MLC_L1_TAGS 1024		/* counters of tags, a database */
+#define MLC_L1_TAGS 1024		/* a database; numbers of tags that are apart */
+
+#define MLC_L1_CLOSED PG_UINT64_MAX
 
 /* A place for a ticket that somebody holds. */
 typedef struct MlcL1Slot
@@ -50,8 +52,11 @@ typedef struct MlcL1Database
 	pg_atomic_uint32 epoch;
 	pg_atomic_uint32 is_open;	/* the relay says so */
 	pg_atomic_uint32 closings;	/* writers who have closed it as a whole */
-	pg_atomic_uint32 any_tag;	/* like a counter of tags: of them all */
-	pg_atomic_uint32 tags[MLC_L1_TAGS]; /* odd: closed */
+	bool		has_closed_tags;	/* the relay alone reads it */
+	pg_atomic_uint64 clock;		/* ticks when tags are opened */
+	pg_atomic_uint64 any_tag;	/* like one of these: of them all */
+	pg_atomic_uint64 tags[MLC_L1_TAGS]; /* by number: the tick at which it was
+										 * opened last, or MLC_L1_CLOSED */
 	uint8		filter[MLC_L1_FILTER_BITS / 8];
 } MlcL1Database;
 
@@ -80,6 +85,13 @@ typedef struct MlcL1Memory
 												 * who have closed it */
 	MlcL1Database databases[MLC_MAX_RELAYS];
 } MlcL1Memory;
+
+/*
+ * The tail of a line that has tags, not aligned: the clock of its ticket, then
+ * their numbers.
+ */
+#define MLC_L1_TAIL_LEN(ntags) \
+	((ntags) == 0 ? 0 : sizeof(uint64) + (ntags) * sizeof(MlcL1Tag))
 
 /* NULL: there is none. */
 extern MlcL1Memory *mlc_l1;
@@ -138,6 +150,13 @@ static inline pg_atomic_uint32 *
 mlc_l1_closings(uint64 hash)
 {
 	return &mlc_l1->closings[hash % MLC_L1_CLOSINGS];
+}
+
+static inline pg_atomic_uint64 *
+mlc_l1_tag_state(MlcL1Database *database, MlcL1Tag tag)
+{
+	return tag == MLC_L1_ANY_TAG ? &database->any_tag :
+		&database->tags[tag % MLC_L1_TAGS];
 }
 
 static inline MlcL1Counters *

@@ -361,9 +361,10 @@ make_room_in_small(MlcStore *store, uint32 size, MlcLineStale stale)
 MlcLine *
 mlc_store_put(MlcStore *store, uint64 hash, const MlcLine *like,
 			  const char *key, uint32 keylen, const char *value,
-			  uint32 vallen, MlcLineStale stale)
+			  uint32 vallen, const char *tail, uint32 taillen,
+			  MlcLineStale stale)
 {
-	uint32		overhead = offsetof(MlcLine, data) + keylen;
+	uint32		overhead = offsetof(MlcLine, data) + keylen + taillen;
 	MlcLine    *line = mlc_store_find(store, hash, like->db, key, keylen);
 	MlcRing    *ring = &store->small;
 	uint32		size;
@@ -393,6 +394,7 @@ mlc_store_put(MlcStore *store, uint64 hash, const MlcLine *like,
 	line->keylen = keylen;
 	memcpy(MLC_LINE_VALUE(line), value, vallen);
 	memcpy(MLC_LINE_KEY(line), key, keylen);
+	memcpy(MLC_LINE_TAIL(line), tail, taillen);
 	link_line(store, line);
 	store->lines++;
 	store->bytes += size;

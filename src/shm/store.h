@@ -18,14 +18,16 @@
 #include "postgres_fe.h"
 #endif
 
-/* A line; key and value follow, the key first: it is read with the header. */
+/*
+ * A line; key, value and tail follow, the key first: it is read with the header.
+ */
 typedef struct MlcLine
 {
 	uint32		size;			/* of all of it, a multiple of 8 */
 	uint8		dead;			/* or a gap at the end of a ring */
 	uint8		freq;			/* hits, up to 3; readers raise it */
 	uint8		absent;			/* the caller's */
-	uint8		unused;
+	uint8		ntags;			/* the caller's */
 	uint32		next;			/* of the same bucket; 0: none */
 	uint32		hash;			/* the lower half */
 	uint32		vallen;
@@ -36,12 +38,12 @@ typedef struct MlcLine
 	int64		expiry;			/* the caller's */
 	uint64		lo_lsn;			/* the caller's */
 	uint32		lo_tli;			/* the caller's */
-	uint32		generation;		/* the caller's */
 	char		data[FLEXIBLE_ARRAY_MEMBER];
 } MlcLine;
 
 #define MLC_LINE_KEY(line) ((line)->data)
 #define MLC_LINE_VALUE(line) ((line)->data + (line)->keylen)
+#define MLC_LINE_TAIL(line) (MLC_LINE_VALUE(line) + (line)->vallen)
 
 #define MLC_LINE_MAX_FREQ 3
 
@@ -117,11 +119,13 @@ mlc_store_touch(MlcLine *line)
 
 /*
  * Puts a line there, in place of an older one of the key.  What is the
- * caller's is taken from like.  NULL: too large, and there is none now.
+ * caller's is taken from like, and so is the tail, of which only the caller
+ * knows the length.  NULL: too large, and there is none now.
  */
 extern MlcLine *mlc_store_put(MlcStore *store, uint64 hash, const MlcLine *like,
 							  const char *key, uint32 keylen,
 							  const char *value, uint32 vallen,
+							  const char *tail, uint32 taillen,
 							  MlcLineStale stale);
 
 extern void mlc_store_remove(MlcStore *store, MlcLine *line);

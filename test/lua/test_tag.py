@@ -6,6 +6,17 @@ U = "mlc:tag:db:t:u"
 FREE = "mlc:tag:db:f"
 
 
+def numbers(*tags):
+    """What a guard says of these tags."""
+    text = "G"
+    for tag in tags:
+        number = ord("t")
+        for byte in tag.encode():
+            number = (number * 257 + byte) % 65521
+        text += "%04x" % number
+    return text
+
+
 class Tag(LibraryTest):
     def set(self, key="k", version=120, ttl=0, payload="value", indexes=(FREE, T), nonce="n1"):
         return self.fcall("mlc_set", [key, *indexes], "db", nonce, V(version), ttl, payload)
@@ -132,6 +143,56 @@ class Tag(LibraryTest):
         self.begin(arm=False)
         self.assertEqual(self.peek("set"), ["unarmed"])
 
+    # -- what a guard says of tags
+
+    def tags(self, key="k"):
+        answer = self.fcall("mlc_peek", [key], "db", 1)
+        self.assertEqual(answer[:5], self.peek(key))
+        self.assertEqual(self.guard(key)["flags"], answer[5])
+        return answer[5]
+
+    def test_a_guard_tells_the_tags_of_a_set(self):
+        self.set(indexes=(FREE, T, U))
+        self.assertEqual(self.tags(), numbers("t", "u"))
+        self.set(version=130, indexes=(FREE,))
+        self.assertEqual(self.tags(), numbers())
+        self.set(version=140, ttl=60000, indexes=(FREE, "mlc:tag:db:t:%7Ba%7D%25:ÿ", "mlc:tag:db:t:"))
+        self.assertEqual(self.tags(), numbers("{a}%:ÿ", ""))
+        self.assertTrue(0 < self.r.pttl("mlc:{k}") <= 60000)
+
+    def test_a_guard_tells_the_tags_of_a_lease(self):
+        self.get_tagged(indexes=(T, U))
+        self.assertEqual(self.guard()["flags"], numbers("t", "u"))
+        self.assertEqual(self.fill(), "ok")
+        self.assertEqual(self.tags(), numbers("t", "u"))
+        self.get_tagged("absent", indexes=(T,))
+        self.assertEqual(self.fill("absent", absent=1), "ok")
+        self.assertEqual(self.get_tagged("absent"), ["absent", V(100), V(110), V(100)])
+
+    def test_a_guard_says_nothing_of_tags(self):
+        self.cache()
+        self.assertEqual(self.tags(), "")
+        # nor where an index is no tag's
+        self.get_tagged("other", indexes=(T, "mlc:tag:db:k:key"))
+        self.assertEqual(self.fill("other"), "ok")
+        self.assertEqual(self.tags("other"), "")
+        # what is delivered has none
+        self.set("rule")
+        self.apply(("r", "rule", 130))
+        self.assertEqual(self.guard("rule")["flags"], "")
+
+    def test_a_guard_with_tags_vouches(self):
+        self.set()
+        hit = ["hit", "value", V(120), V(120), V(100)]
+        self.assertEqual(self.get(), hit)
+        self.assertEqual(self.get_tagged(), hit)
+        self.assertEqual(self.fcall("mlc_mget", ["k", "none"], "t1", 1000, "db")[0], hit)
+        self.assertEqual(self.tags(), numbers("t"))
+        # nobody else's letters
+        self.r.set("mlc:{k}", V(120) + "|" + V(120) + "||0abc||||")
+        self.assertEqual(self.peek(), ["miss"])
+        self.assertEqual(self.get()[0], "lease")
+
     # -- leases with tags
 
     def test_a_key_is_indexed_with_its_lease(self):
@@ -196,6 +257,33 @@ class Tag(LibraryTest):
         self.r.zadd(T, {"k": 1})
         self.assertEqual(self.untag(version=105), 1)
         self.assertIsNone(self.entry())
+
+    def test_untag_goes_by_the_last_tags(self):
+        self.set("a", 120)
+        self.set("a", 130, indexes=(FREE, U))
+        self.set("b", 120)
+        self.set("b", 130, indexes=(FREE,))
+        self.set("c", 120)
+        self.set("c", 130, indexes=(FREE, U, T))
+        self.assertEqual(self.untag(T, 200), 1)
+        self.assertEqual([self.entry(k) for k in "abc"], ["value", "value", None])
+        self.assertEqual((self.members(T), self.members(U)), ([], ["a", "c"]))
+        self.assertEqual(self.untag(U, 200), 2)
+        self.assertEqual([self.entry(k) for k in "ab"], [None, "value"])
+        # so with leases
+        self.get_tagged("d")
+        self.untag(U)
+        self.r.zadd(U, {"d": 1})
+        self.assertEqual(self.untag(U), 0)
+        self.assertEqual(self.fill("d"), "ok")
+
+    def test_untag_of_who_says_nothing(self):
+        self.cache("a")
+        self.r.zadd(T, {"a": 1})
+        self.assertEqual(self.untag(T), 1)
+        self.set("b")
+        self.assertEqual(self.untag(FREE), 1)
+        self.assertEqual([self.entry(k) for k in "ab"], [None, None])
 
     def test_untag_leaves_marks(self):
         self.set()

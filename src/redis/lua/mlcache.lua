@@ -12,13 +12,15 @@
 --
 --	 entry  lo, hi: the entry's content is no older than lo and no newer than
 --			hi.  Flag A: what is cached is that there is no such row, and
---			there is no entry.  Expires with the entry.
+--			there is no entry.  G and numbers: its tags, and these are all of
+--			them (tag.lua).  Expires with the entry.
 --	 lease  token, deadline, nonce: one reader may fill the entry until the
 --			deadline, while the namespace is armed with nonce.  No entry.
 --			floor: a commit that was visible before the lease was given, and
---			with it all changes of this key up to there.  Expires with the
---			lease.  With deadline 0 it is none, but what a release leaves
---			behind for the next: the version of its commit.
+--			with it all changes of this key up to there.  G: the tags of the
+--			entry to be.  Expires with the lease.  With deadline 0 it is none,
+--			but what a release leaves behind for the next: the version of its
+--			commit.
 --	 marks  "owner=deadline,...": committing transactions keep everybody from
 --			filling.  No entry.  floor: no payload at or below it may be set
 --			by a release.  Flag T (taint): none at all may be.  nonce: there was
@@ -44,7 +46,7 @@
 -- would not be safe here).
 
 -- Thousands count what older callers do not understand.
-local VERSION = 2003
+local VERSION = 2004
 
 local MAX_KEYS = 1000
 local MAX_MS = 1000 * 60 * 60 * 24 * 366 * 100
@@ -58,8 +60,10 @@ local byte, find, format, gmatch, match, sub, concat
 local before, text_sorts
 local BAR = 124				-- '|'
 local LETTER_A = 65
+local LETTER_G = 71
 local LETTER_M = 109
 local PLAIN_ENTRY_LEN = 24 + 1 + 24 + 6
+local FLAGS_AT = 24 + 1 + 24 + 2 + 1
 
 -- ---------- arguments ----------
 
@@ -203,7 +207,8 @@ local function kept_name(name)
 end
 
 local function is_entry(text)
-	return text and #text == PLAIN_ENTRY_LEN and byte(text) ~= BAR
+	return text and byte(text) ~= BAR and
+		(#text == PLAIN_ENTRY_LEN or byte(text, FLAGS_AT) == LETTER_G)
 end
 
 -- Looking at all keys in one string first spares most keys a look of their own.
@@ -242,14 +247,14 @@ local function parse_guard(text)
 	if not text then
 		return nil
 	end
-	local lo, hi, floor, flags, token, deadline, nonce, marks = match(text,
-		'^([0-9a-f]*)|([0-9a-f]*)|([0-9a-f]*)|([AT]*)|([^|]*)|(%d*)|([^|]*)|([^|]*)$')
+	local lo, hi, floor, flags, tags, token, deadline, nonce, marks = match(text,
+		'^([0-9a-f]*)|([0-9a-f]*)|([0-9a-f]*)|([AT]*)(G?[0-9a-f]*)|([^|]*)|(%d*)|([^|]*)|([^|]*)$')
 	if not lo or #lo % 24 ~= 0 or #lo > 24 or #hi ~= #lo or
-		#floor % 24 ~= 0 or #floor > 24 then
+		#floor % 24 ~= 0 or #floor > 24 or tags ~= '' and byte(tags) ~= LETTER_G then
 		return nil		-- not of our making: must not get in anybody's way
 	end
 	local guard = {
-		lo = lo, hi = hi, floor = floor, token = token, nonce = nonce,
+		lo = lo, hi = hi, floor = floor, tags = tags, token = token, nonce = nonce,
 		absent = find(flags, 'A', 1, true) ~= nil,
 		taint = find(flags, 'T', 1, true) ~= nil,
 		deadline = tonumber(deadline) or 0,
@@ -348,8 +353,8 @@ local function exchange(name, text, ...)
 	return false
 end
 
-local function entry_text(lo, hi, absent)
-	return lo .. '|' .. hi .. (absent and '||A||||' or '||||||')
+local function entry_text(lo, hi, absent, tags)
+	return lo .. '|' .. hi .. '||' .. (absent and 'A' or '') .. (tags or '') .. '||||'
 end
 
 -- ---------- writing many keys at once ----------
@@ -887,8 +892,10 @@ end
 
 -- ---------- reading ----------
 
--- What a reader is told of one key, whose entry and guard have been read.
-local function look(key, name, payload, text, token, lease_ms, nonce, applied, applying, stale)
+-- What a reader is told of one key, whose entry and guard have been read.  With a
+-- lease, its guard says of tags what tags() returns.
+local function look(key, name, payload, text, token, lease_ms, nonce, applied, applying, stale,
+	tags)
 	if payload and is_entry(text) then
 		return {'hit', payload, sub(text, 1, 24), sub(text, 26, 49), applied}
 	end
@@ -913,8 +920,8 @@ local function look(key, name, payload, text, token, lease_ms, nonce, applied, a
 			stale and redis.call('MGET', kept_name(name))[1] or nil}
 	end
 	local floor = guard and not guard.taint and guard.floor or ''
-	redis.call('SET', name, format('||%s||%s|%.0f|%s|', floor, token, now + lease_ms, nonce),
-		'PX', lease_ms)
+	redis.call('SET', name, format('||%s|%s|%s|%.0f|%s|', floor, tags and tags() or '', token,
+		now + lease_ms, nonce), 'PX', lease_ms)
 	return {'lease', applied, applying}
 end
 
@@ -1017,7 +1024,7 @@ local function mlc_fill(keys, args)
 	else
 		put(plan, key, payload, ttl)
 	end
-	put(plan, name, entry_text(lo, hi, absent), ttl)
+	put(plan, name, entry_text(lo, hi, absent, guard.tags), ttl)
 	run(plan)
 	return 'ok'
 end
@@ -1039,7 +1046,7 @@ end
 -- Did an entry stand there, or that there is no row?  gone: something was removed.
 local function was_cached(text, gone)
 	return text and byte(text) ~= BAR and (gone and #text == PLAIN_ENTRY_LEN or
-		#text > PLAIN_ENTRY_LEN and byte(text, 52) == LETTER_A)
+		#text > PLAIN_ENTRY_LEN and byte(text, FLAGS_AT) == LETTER_A)
 end
 
 -- What a guard with this text becomes when owner's mark is added; only: where

@@ -15,6 +15,11 @@
 -- can be filled that an invalidation of the tag has not met.  Indexes never
 -- expire, since what can expire can be evicted.  Members that are dead are
 -- taken out little by little: by score, and at random where there is none.
+--
+-- A key's guard tells its tags, too: for who keeps copies elsewhere, and so that
+-- a key that is set again has its last tags only.  It is 'G' and four hex digits
+-- a tag, a hash of it; 'G' alone says that there is none.  A guard without, of
+-- whoever filled without naming any, says nothing of tags.
 -- ======================================================================
 
 local MAX_INDEXES = 100
@@ -62,6 +67,49 @@ local function trim(index, now, count)
 	return went
 end
 
+local TAG_SEED = 116		-- 't', the kind of index
+
+-- The number of the tag whose index it is, nil where it is no tag's: as
+-- mlc_l1_tag() in shm/gate.c counts it, and the two must agree.
+local function tag_of(index, ns)
+	local prefix = 'mlc:tag:' .. ns .. ':t:'
+	if sub(index, 1, #prefix) ~= prefix then
+		return nil
+	end
+	local tag = string.gsub(sub(index, #prefix + 1), '%%(%x%x)', function(code)
+		return string.char(tonumber(code, 16))
+	end)
+	local number = TAG_SEED
+	for i = 1, #tag do
+		number = (number * 257 + byte(tag, i)) % 65521
+	end
+	return format('%04x', number)
+end
+
+-- What a guard says of tags, when these are its indexes, from the first on; ''
+-- where one of them is no tag's.
+local function tags_text(indexes, first, ns)
+	local text = 'G'
+	for i = first, #indexes do
+		local number = tag_of(indexes[i], ns)
+		if not number then
+			return ''
+		end
+		text = text .. number
+	end
+	return text
+end
+
+-- May a key whose guard says so have the tag?
+local function may_have_tag(tags, number)
+	for i = 2, #tags, 4 do
+		if sub(tags, i, i + 3) == number then
+			return true
+		end
+	end
+	return tags == '' or not number
+end
+
 -- The indexes of keys from the second on learn of the first.
 local function enter_indexes(keys, now, life)
 	local gone = life == 0 and FOREVER or format('%.0f', now + life)
@@ -97,7 +145,7 @@ local function mlc_set(keys, args)
 	if action == 'set' then
 		enter_indexes(keys, now, ttl)
 		put(plan, key, args[5], ttl)
-		put(plan, name, entry_text(version, version, false), ttl)
+		put(plan, name, entry_text(version, version, false, tags_text(keys, 3, args[1])), ttl)
 	else
 		clear(plan, key, name, guard)
 	end
@@ -133,11 +181,12 @@ local function mlc_touch(keys, args)
 	return 1
 end
 
--- 1 key; ns -> {'hit', payload, lo, hi, applied}, {'miss'} or {'unarmed'}.
--- Takes no lease: for keys that nobody can load.
+-- 1 key; ns [, with tags (0/1)] -> {'hit', payload, lo, hi, applied [, tags]},
+-- {'miss'} or {'unarmed'}.  Takes no lease: for keys that nobody can load.	 Tags
+-- are what the guard says of them.
 local function mlc_peek(keys, args)
 	need_keys(keys, 1, 1)
-	need_args(args, 1, 1)
+	need_args(args, 1, 2)
 	local key = keys[1]
 	local name = guard_name(key)
 	local nonce, applied = get_state(args[1])
@@ -149,11 +198,13 @@ local function mlc_peek(keys, args)
 	if not guard or guard.lo == '' or guard.absent then
 		return {'miss'}
 	end
-	return {'hit', found[1], guard.lo, guard.hi, applied}
+	return {'hit', found[1], guard.lo, guard.hi, applied,
+		args[2] and need_flag('with tags', args[2]) and guard.tags or nil}
 end
 
 -- 1 index; ns, cursor, count, version: one step through its members; entries
--- that are older than version go, and leases, but no marks.
+-- that are older than version go, and leases, but no marks, and nothing that has
+-- been set with other tags since.
 -- -> {next cursor, members that went}.	 What was filled by who may have seen the
 -- version stays: that is what lo says.
 local function mlc_untag(keys, args)
@@ -161,6 +212,7 @@ local function mlc_untag(keys, args)
 	need_args(args, 4, 4)
 	need_name('namespace', args[1])
 	local index, version = keys[1], need_version('version', args[4])
+	local number = tag_of(index, args[1])
 	local count = need_cursor(args[2], args[3])
 	local page = redis.call('ZSCAN', index, args[2], 'COUNT', count)
 	local members, now, went = page[2], now_ms(), 0
@@ -168,7 +220,9 @@ local function mlc_untag(keys, args)
 		local key = members[i]
 		local name = guard_of_member(key)
 		local guard = name and parse_marked_guard(redis.call('MGET', name)[1], now)
-		if not guard or guard.lo == '' or before(guard.lo, version) then
+		if guard and not may_have_tag(guard.tags, number) then
+			redis.call('ZREM', index, key)
+		elseif not guard or guard.lo == '' or before(guard.lo, version) then
 			if name then
 				-- key by key: in a cluster, a command is for one slot
 				local plan = new_plan()
@@ -199,7 +253,10 @@ local function mlc_get_tagged(keys, args)
 		return {'unarmed'}
 	end
 	local found = redis.call('MGET', key, name)
-	local answer = look(key, name, found[1], found[2], token, lease_ms, nonce, applied, applying)
+	local answer = look(key, name, found[1], found[2], token, lease_ms, nonce, applied, applying,
+		nil, function()
+			return tags_text(keys, 2, ns)
+		end)
 	if answer[1] == 'lease' then
 		enter_indexes(keys, now, ttl > 0 and lease_ms + ttl or 0)
 	end

@@ -186,7 +186,7 @@ store_access(MlcStore *store, uint64 key)
 		return true;
 	}
 	(void) mlc_store_put(store, mix(key), &like, (char *) &key, sizeof(key),
-						 value, value_size(key), NULL);
+						 value, value_size(key), "", 0, NULL);
 	return false;
 }
 

@@ -87,6 +87,9 @@ run(uint32 size, uint64 seed, uint64 steps)
 			for (uint32 i = 0; i < line->vallen; i += 61)
 				if (MLC_LINE_VALUE(line)[i] != (char) (version[key] + i))
 					die("wrong value", step);
+			if (line->ntags != key % 4 ||
+				memcmp(MLC_LINE_TAIL(line), name, line->ntags) != 0)
+				die("wrong tail", step);
 			if (line->rule != (int32) key)
 				die("wrong header", step);
 			mlc_store_touch(line);
@@ -110,8 +113,9 @@ run(uint32 size, uint64 seed, uint64 steps)
 			like.db = key % 3;
 			like.epoch = epoch;
 			like.rule = key;
+			like.ntags = key % 4;
 			put = mlc_store_put(store, hash_of(key), &like, name, namelen,
-								value, len, is_stale);
+								value, len, name, key % 4, is_stale);
 			version[key] = put ? (uint32) step : 0;
 			length[key] = len;
 			if (put == NULL && len + 100 < max)
@@ -202,7 +206,7 @@ main(void)
 
 			(void) mlc_store_put(store, n * 0x9e3779b97f4a7c15ULL, &like, name,
 								 snprintf(name, sizeof(name), "%d", n),
-								 "", 0, NULL);
+								 "", 0, "", 0, NULL);
 		}
 		if (store->bytes < size * 0.9)
 			die("evicts before it is full", n);
