@@ -202,12 +202,14 @@ regress_prepare()
 	cd "$out"
 }
 
-# Runs prove with what PostgreSQL's test modules ask for, after regress_prepare.
+# Runs prove with what PostgreSQL's test modules ask for, after regress_prepare
+# (TESTDIR up to 15, the two after it since 16).
 # Cluster.pm appends TEMP_CONFIG to each node's configuration; what a test
 # appends itself comes after and counts.
 mlc_tap()						# prove ARGUMENT...
 {
-	MLC_TOP=$tree TESTDIR=$out PG_TEST_PORT_DIR=$out TEMP_CONFIG=$MLC_WORK/temp.conf \
+	MLC_TOP=$tree TESTDIR=$out TESTDATADIR=$out/tmp_check TESTLOGDIR=$out/tmp_check/log \
+		PG_TEST_PORT_DIR=$out TEMP_CONFIG=$MLC_WORK/temp.conf \
 		PG_REGRESS=$MLC_PGXS_DIR/src/test/regress/pg_regress \
 		PATH=$MLC_PG_BINDIR:$PATH TMPDIR=$MLC_WORK \
 		mlc_as "$@" -I "$MLC_PGXS_DIR/src/test/perl" -I "$tree/test/t"
