@@ -58,10 +58,12 @@ sub crash_before_flush
 	$t->wait_applied;
 	$t->redis->command('DEL', 'i:1001');
 
-	# neither the WAL writer nor the relay may flush meanwhile
+	# nobody may flush meanwhile
 	my $relay = $t->running_relay;
-	my $writer = $t->sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'");
-	kill 'STOP', $relay, $writer;
+	my @stopped = ($relay, split /\n/,
+		$t->sql("SELECT pid FROM pg_stat_activity WHERE backend_type IN"
+			  . " ('walwriter', 'background writer', 'checkpointer', 'autovacuum launcher')"));
+	kill 'STOP', @stopped;
 	$t->sql("SET synchronous_commit = off; UPDATE i SET n = 42 WHERE id = 1001");
 	$lease = $t->lease('i:1001', 'crash' . ($wait ? 1 : 0));
 	$loaded = $t->load_row('i:1001');
@@ -70,7 +72,7 @@ sub crash_before_flush
 		't', 'and not flushed');
 	$answer = $t->fill_lease($lease, $loaded) unless $wait;
 	$t->node->stop('immediate', fail_ok => 1);
-	kill 'KILL', $relay, $writer;
+	kill 'KILL', @stopped;
 	$t->wait_for('the end of the server', sub { !kill 0, $relay });
 	$t->node->start;
 	$t->wait_applied;
