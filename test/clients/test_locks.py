@@ -18,9 +18,9 @@ import psycopg2                                         # noqa: E402
 import redis                                            # noqa: E402
 
 from mlcache_lock import MlcacheLock                    # noqa: E402
+from scenario import PATIENCE, wait_until                # noqa: E402
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-PATIENCE = 30                       # seconds until what must happen counts as failed
 TTL = 20_000
 SOCKET = NAMESPACE = None
 
@@ -131,8 +131,17 @@ class Scenarios:
         self.conn = connect()
 
     def tearDown(self):
-        self.conn.close()
+        self.end(self.conn)
         self.locker.close()
+
+    def end(self, conn):
+        """What a session holds in PostgreSQL ends with its backend, after close() returns."""
+        pid = conn.get_backend_pid()
+        conn.close()
+        watch = connect()
+        wait_until(lambda: not ask(watch, "SELECT count(*) FROM pg_stat_activity WHERE pid = %s",
+                                   pid))
+        watch.close()
 
     def session(self, name, wait="0"):
         return ask(self.conn, "SELECT mlcache.lock_acquire(%s, wait => %s)", name, wait)
@@ -140,15 +149,11 @@ class Scenarios:
     def release(self, name):
         ask(self.conn, "SELECT mlcache.lock_release(%s)", name)
 
-    def waits(self, owner_like):
-        """Until somebody waits, as the graph knows."""
+    def waits(self, owner):
+        """Until one whose name begins so waits, as the graph knows."""
         r = redis.Redis(unix_socket_path=SOCKET)
-        until = time.monotonic() + PATIENCE
-        while time.monotonic() < until:
-            if any(owner_like in o.decode() for o in r.hkeys("mlc:waits:" + NAMESPACE)):
-                return
-            time.sleep(0.005)
-        raise AssertionError("nobody waits")
+        wait_until(lambda: any(o.decode().startswith(owner)
+                               for o in r.hkeys("mlc:waits:" + NAMESPACE)))
 
     def test_exclude_each_other(self):
         held, first = self.locker.do("a", "acquire", "account:1")
@@ -167,28 +172,28 @@ class Scenarios:
         self.assertGreater(third, second)
 
     def test_wait_for_a_session(self):
-        self.session("x")
+        self.assertIsNotNone(self.session("x"))
         task = Task(lambda: self.locker.do("a", "acquire", "x", 1000 * PATIENCE))
         self.waits("a")
         self.release("x")
         self.assertTrue(task.result()[0])
 
     def test_a_session_waits(self):
-        self.locker.do("a", "acquire", "x")
+        self.assertIs(self.locker.do("a", "acquire", "x")[0], True)
         task = Task(lambda: self.session("x", "%d s" % PATIENCE))
         self.waits("pg-")
         self.locker.do("a", "release", "x")
         self.assertIsNotNone(task.result())
 
     def test_renew(self):
-        self.locker.do("a", "acquire", "x")
+        self.assertIs(self.locker.do("a", "acquire", "x")[0], True)
         self.assertEqual(self.locker.do("a", "renew", "x", 100_000)[0], None)
         left = ask(self.conn, "SELECT extract(epoch FROM expires - now()) "
                               "FROM mlcache.lock_holders('x')")
         self.assertGreater(left, 60)
 
     def test_lost(self):
-        self.locker.do("a", "acquire", "x")
+        self.assertIs(self.locker.do("a", "acquire", "x")[0], True)
         redis.Redis(unix_socket_path=SOCKET).delete("mlc:lock:%s|x" % NAMESPACE)
         self.assertIsNotNone(self.session("x"))
         self.assertEqual(self.locker.do("a", "renew", "x"), "LockLost")
@@ -196,14 +201,14 @@ class Scenarios:
 
     def test_lost_before_the_token(self):
         # what a token that was drawn too late could do is not done
-        self.locker.do("a", "acquire", "x")
+        self.assertIs(self.locker.do("a", "acquire", "x")[0], True)
         redis.Redis(unix_socket_path=SOCKET).delete("mlc:lock:%s|x" % NAMESPACE)
         self.assertEqual(self.locker.do("b", "acquire", "x")[0], True)
         self.assertEqual(self.locker.do("a", "acquire", "x")[0], False)
 
     def test_deadlock_the_session_closes(self):
-        self.locker.do("a", "acquire", "x")
-        self.session("y")
+        self.assertIs(self.locker.do("a", "acquire", "x")[0], True)
+        self.assertIsNotNone(self.session("y"))
         task = Task(lambda: self.locker.do("a", "acquire", "y", 1000 * PATIENCE))
         self.waits("a")
         with self.assertRaises(psycopg2.errors.DeadlockDetected) as caught:
@@ -213,8 +218,8 @@ class Scenarios:
         self.assertTrue(task.result()[0])
 
     def test_deadlock_the_program_closes(self):
-        self.locker.do("a", "acquire", "x")
-        self.session("y")
+        self.assertIs(self.locker.do("a", "acquire", "x")[0], True)
+        self.assertIsNotNone(self.session("y"))
         task = Task(lambda: self.session("x", "%d s" % PATIENCE))
         self.waits("pg-")
         self.assertEqual(self.locker.do("a", "acquire", "y", 1000 * PATIENCE), "Deadlock")
@@ -223,9 +228,9 @@ class Scenarios:
 
     def test_deadlock_of_three(self):
         other = connect()
-        self.locker.do("a", "acquire", "x")
-        self.session("y")
-        ask(other, "SELECT mlcache.lock_acquire('z')")
+        self.assertIs(self.locker.do("a", "acquire", "x")[0], True)
+        self.assertIsNotNone(self.session("y"))
+        self.assertIsNotNone(ask(other, "SELECT mlcache.lock_acquire('z')"))
         # a waits for this session, which waits in PostgreSQL for the other one
         outside = Task(lambda: self.locker.do("a", "acquire", "y", 1000 * PATIENCE))
         self.waits("a")
@@ -234,7 +239,7 @@ class Scenarios:
         with self.assertRaises(psycopg2.errors.DeadlockDetected) as caught:
             ask(other, "SELECT mlcache.lock_acquire('x', wait => '30 s')")
         self.assertEqual(str(caught.exception).count(" waits for "), 3)
-        other.close()
+        self.end(other)
         self.assertIsNotNone(inside.result())
         self.release("y")
         self.assertTrue(outside.result()[0])
