@@ -36,14 +36,7 @@ ok(1, 'a relay that was terminated comes back');
 for my $point (
 	qw(relay-before-applying relay-before-send relay-after-send relay-before-applied))
 {
-	my $position = $t->log_position;
-
-	$t->set_fault("$point=exit");
-	$t->wait_log(qr/fault point "$point" reached/, $position);
-	$pid = $t->sql_patiently(
-		"SELECT coalesce(max(pid), 0) FROM pg_stat_activity WHERE backend_type = 'mlcache relay'");
-	$t->clear_fault;
-	$t->wait_armed;
+	$t->exit_relay($point);
 	$t->let_write(100);
 	ok(1, "comes back after it ended at $point");
 }

@@ -39,7 +39,7 @@ sub longest
 }
 
 my $with = longest(8);
-cmp_ok($with, '<', 1.5, 'changes do not wait for a backlog of documents');
+cmp_ok($with, '<', 4, 'changes do not wait for a backlog of documents');
 $t->wait_for('all documents',
 	sub { $t->redis->command('EXISTS', map { "d:$_" } 1 .. 200) == 200 });
 $t->set_fault('relay-refresh-budget=skip');

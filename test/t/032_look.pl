@@ -71,6 +71,7 @@ $redis->command('DEL', $guard, 'q:2');
 # from here on the relay leaves it alone
 get('q:3');
 $t->sql("SELECT mlcache.pause('redis')");
+$t->wait_state('paused');
 is(get('q:3'), '3 L2', 'a server that is armed');
 
 # what a process does not remember: as after a promotion

@@ -116,6 +116,7 @@ END $$;
 SELECT mlcache.attach('doc', tag => 'doc');
 SQL
 $t->wait_armed;
+$t->wait_applied;
 
 # ---------- what fetch has cached in L1 is for fetch only ----------
 

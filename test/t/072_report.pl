@@ -23,6 +23,7 @@ CREATE TABLE "$evil" (id int PRIMARY KEY);
 INSERT INTO p SELECT g, 'x' FROM generate_series(1, 100) g;
 SELECT mlcache.attach('p', key => 'p:{id}', consistency => 'strong');
 SELECT mlcache.attach('"$evil"', key => 'evil:{id}');
+SELECT mlcache.wait_applied(mlcache.last_commit_version(), '60 s');
 SQL
 $t->wait_armed;
 $t->sql("SELECT count(mlcache.get('p:' || g)) FROM generate_series(1, 100) g, generate_series(1, 20)");

@@ -35,6 +35,7 @@ INSERT INTO s VALUES (1, 1), (2, 2);
 SELECT mlcache.attach('s', key => 's:{id}', consistency => 'strong');
 SQL
 $t->wait_armed;
+$t->wait_applied;
 is($t->sql("SELECT mlcache.get('s:1')::json->>'n'; SELECT source FROM mlcache.last_read()"),
 	"1\nload", 'a reader fills');
 is($t->sql("UPDATE s SET n = 3 WHERE id = 1; SELECT mlcache.get('s:1')::json->>'n'"),
@@ -64,9 +65,10 @@ is($t->sql("SELECT count(*) FROM mlcache.audit('s')"), 0, 'and its repair');
 $t->sql('TRUNCATE s');
 is($t->sql('SELECT count(*) FROM mlcache.check_setup() WHERE NOT ok'), 0, 'check_setup is content');
 # a new server: the library is loaded, what there was is purged
+my $position = $t->log_position;
 $t->redis->command('FLUSHALL');
 $t->redis->command('FUNCTION', 'FLUSH');
-$t->wait_log(qr/server "redis" is purged/, $t->log_position - 1000);
+$t->wait_log(qr/server "redis" is purged/, $position);
 $t->wait_armed;
 
 # ---------- everything a reader outside does ----------
