@@ -239,7 +239,7 @@ compare_page(MlcAudit *audit, MlcRemote *remote, const MlcRemotePage *page)
 				names[n++] = page->names[j];
 				rules[j] = NULL;
 			}
-		if (is_on_server(rule, remote->server) && mlc_conn_is_open(remote->conn))
+		if (is_on_server(rule, remote->server) && mlc_conn_is_open(remote->link->conn))
 		{
 			RuleStep	step = {audit, rule, remote, names, n};
 
@@ -279,7 +279,7 @@ compare_server(void *arg)
 		mlc_remote_page(&remote, &page);
 		strlcpy(position->cursor, page.cursor, CURSOR_LEN);
 		compare_page(&audit, &remote, &page);
-		if (strcmp(position->cursor, "0") == 0 || !mlc_conn_is_open(remote.conn))
+		if (strcmp(position->cursor, "0") == 0 || !mlc_conn_is_open(remote.link->conn))
 			break;
 	}
 }

@@ -367,7 +367,7 @@ read_again(MlcSuspects *suspects, MlcCopy *copies, int n)
 {
 	MlcVersion	future;
 
-	if (suspects->remote->conn == NULL)
+	if (suspects->remote->link == NULL)
 	{
 		for (int i = 0; i < n; i++)
 			mlc_copy_from_l1(&copies[i], suspects->rule, NULL);

@@ -38,8 +38,7 @@ typedef struct MlcQuestion
 
 typedef struct MlcRemote
 {
-	MlcLink    *link;
-	MlcConn    *conn;
+	MlcLink    *link;			/* NULL: L1, which is not asked here */
 	Oid			serverid;
 	const char *server;			/* its name */
 	int64		compared;		/* so far, for the error message */

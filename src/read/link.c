@@ -35,7 +35,11 @@
 
 #define MAX_LINKS (2 * MLC_MAX_NODES)
 
-/* Links to nodes are never freed: a read under way may hold on to one. */
+/*
+ * Links to nodes are never freed: a read under way may hold on to one.  Nor
+ * are they without a connection, though one of a server that is no cluster any
+ * more is not opened again.
+ */
 struct MlcLinkCluster
 {
 	MlcLink    *whole;			/* the cluster itself */
@@ -163,6 +167,23 @@ load(MlcLink *link)
 	MemoryContext old;
 	MlcServer  *server;
 
+	/* a change that comes in while we load must not be lost */
+	link->stale = false;
+	context = AllocSetContextCreate(CurrentMemoryContext, "mlcache link",
+									ALLOCSET_SMALL_SIZES);
+	old = MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		server = mlc_server_load(link->serverid);
+	}
+	PG_CATCH();
+	{
+		link->stale = true;
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+
+	/* not before, since who catches that error may hold on to the link */
 	if (link->context)
 		MemoryContextDelete(link->context);
 	link->context = NULL;
@@ -170,18 +191,19 @@ load(MlcLink *link)
 	link->cluster = NULL;
 	link->retry_at = 0;
 	link->pause = 0;
-
-	/* a change that comes in while we load must not be lost */
-	link->stale = false;
-	context = AllocSetContextCreate(CurrentMemoryContext, "mlcache link",
-									ALLOCSET_SMALL_SIZES);
-	old = MemoryContextSwitchTo(context);
-	server = mlc_server_load(link->serverid);
 	link->ns = server->ns;
 	link->state = psprintf("mlc:state:%s", server->ns);
 	link->conn = mlc_conn_create(context, &server->options);
 	if (server->options.nseeds > 0)
 		load_cluster(link, context, &server->options);
+	else if (link->kept)
+	{
+		/* no cluster any more: see mlc_link_open() */
+		link->kept->options = server->options;
+		link->kept->map = NULL;
+		for (int i = 0; i < link->kept->nnodes; i++)
+			connect_node(link->kept, i, context);
+	}
 	MemoryContextSwitchTo(old);
 	MemoryContextSetParent(context, CacheMemoryContext);
 	link->context = context;
@@ -414,6 +436,8 @@ mlc_link_open(MlcLink *link)
 	}
 	if (mlc_link_is_whole(link))
 		return false;			/* nobody told us the master */
+	if (link->cluster && link->cluster->whole->cluster == NULL)
+		return false;			/* of what is no cluster any more */
 	start = GetCurrentTimestamp();
 	if (link->retry_at != 0 && start < link->retry_at)
 		return false;

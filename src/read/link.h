@@ -18,6 +18,11 @@ typedef struct MlcLinkCluster MlcLinkCluster;
 /*
  * A server is a link.  A Redis Cluster is one, too, and has no connection of
  * its own but a link for each of its masters.
+ *
+ * A link is good for the life of the backend.  Its connection is made anew by
+ * the next who looks the link up after the server was altered, also in the
+ * middle of what somebody else does over it, where that runs a loader: hold on
+ * to links, never to a connection.
  */
 typedef struct MlcLink
 {
