@@ -148,14 +148,19 @@ MlcClusterMap *
 mlc_cluster_ask(MlcConn *conn, char **error)
 {
 	MlcReply   *reply = mlc_command_simple(conn, "CLUSTER", "SLOTS", NULL);
+
+	if (reply)
+		return mlc_cluster_read(reply, mlc_conn_host(conn), error);
+	*error = pstrdup(mlc_conn_error(conn));
+	return NULL;
+}
+
+MlcClusterMap *
+mlc_cluster_read(MlcReply *reply, const char *asked, char **error)
+{
 	MlcClusterMap *map;
 
 	*error = NULL;
-	if (reply == NULL)
-	{
-		*error = pstrdup(mlc_conn_error(conn));
-		return NULL;
-	}
 	if (reply->type == MLC_REPLY_ERROR &&
 		strstr(reply->str, "cluster support disabled"))
 	{
@@ -172,7 +177,7 @@ mlc_cluster_ask(MlcConn *conn, char **error)
 	map = palloc0(sizeof(MlcClusterMap));
 	memset(map->owner, MLC_NO_NODE, sizeof(map->owner));
 	for (size_t i = 0; i < reply->nelements; i++)
-		if (!take_range(map, reply->elements[i], mlc_conn_host(conn)))
+		if (!take_range(map, reply->elements[i], asked))
 		{
 			*error = map->nnodes == MLC_MAX_NODES ?
 				psprintf("The cluster has more than %d masters.", MLC_MAX_NODES) :

@@ -44,7 +44,11 @@ extern uint32 mlc_cluster_tag(int slot);
  */
 extern MlcClusterMap *mlc_cluster_ask(MlcConn *conn, char **error);
 
-/* The same, over a connection made for this one question. */
+/* What CLUSTER SLOTS has answered; asked: the host of the node that did. */
+extern MlcClusterMap *mlc_cluster_read(MlcReply *reply, const char *asked,
+									   char **error);
+
+/* As mlc_cluster_ask(), over a connection made for this one question. */
 extern MlcClusterMap *mlc_cluster_ask_node(const MlcRedisOptions *options,
 										   const MlcNode *node, char **error);
 

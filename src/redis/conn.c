@@ -203,6 +203,19 @@ mlc_conn_send(MlcConn *conn)
 	return mlc_conn_push(conn);
 }
 
+bool
+mlc_conn_receive(MlcConn *conn)
+{
+	if (conn->redis == NULL)
+		return false;
+	if (conn->dead || !mlc_wire_read(conn))
+	{
+		mlc_conn_close(conn);
+		return false;
+	}
+	return true;
+}
+
 /* Is the next reply in the input buffer?  Malformed input: dead. */
 static bool
 reply_complete(MlcConn *conn)

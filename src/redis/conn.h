@@ -179,6 +179,9 @@ extern bool mlc_conn_push(MlcConn *conn);
  */
 extern bool mlc_conn_send(MlcConn *conn);
 
+/* Reads what has arrived, and writes nothing.  False on failure. */
+extern bool mlc_conn_receive(MlcConn *conn);
+
 /*
  * The next reply, allocated in the current context, waiting up to
  * options.timeout ms of silence.  NULL: failed, the connection is closed.

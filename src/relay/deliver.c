@@ -62,6 +62,24 @@ mlc_target_announce(MlcTarget *target, MlcVersion applying)
 	if (target->expect_next == target->nexpect)
 		mlc_answer_forget(target);
 	append_publish(target, applying);
+	target->told_at = target->nexpect;
+	if (!mlc_conn_push(target->conn))
+		mlc_target_fail(target, mlc_conn_error(target->conn));
+}
+
+void
+mlc_target_ask_for_map(MlcTarget *target)
+{
+	MlcCommand	cmd;
+
+	Assert(mlc_target_is_idle(target));
+	mlc_answer_forget(target);
+	mlc_command_init(&cmd);
+	mlc_command_add_cstr(&cmd, "CLUSTER");
+	mlc_command_add_cstr(&cmd, "SLOTS");
+	mlc_command_append(&cmd, target->conn);
+	mlc_target_expect(target, MLC_EXPECT_NEWS);
+	target->sent_at = GetCurrentTimestamp();
 	if (!mlc_conn_push(target->conn))
 		mlc_target_fail(target, mlc_conn_error(target->conn));
 }
@@ -127,6 +145,7 @@ mlc_target_send(MlcTarget *target, MlcBatch *batch)
 	target->fresh = false;
 	if (target->expect_next == target->nexpect)
 		mlc_answer_forget(target);
+	target->held = target->group && !target->group->announced;
 
 	/* what follows allocates in the batch's context, reset with it */
 	MemoryContextSwitchTo(batch->context);
@@ -166,7 +185,7 @@ mlc_target_send(MlcTarget *target, MlcBatch *batch)
 		 * A replicated entry must exist, and the stream must not have gaps,
 		 * so this batch is not done: wait for the removals, then come again.
 		 */
-		while (!mlc_target_poll(target))
+		while (!target->aside && !mlc_target_poll(target))
 		{
 			if (!mlc_target_is_live(target))
 				return false;

@@ -68,7 +68,7 @@ remove_everywhere(MlcGroup *group)
 	{
 		MlcTarget  *target = mlc_relay->targets[i];
 
-		if (target->group != group || !mlc_target_is_live(target))
+		if (target->group != group || !mlc_target_is_reached(target))
 			continue;
 		for (int from = 0; from < group->ndetours; from += REMOVE_KEYS)
 		{
@@ -94,7 +94,7 @@ remove_everywhere(MlcGroup *group)
 	{
 		MlcTarget  *target = mlc_relay->targets[i];
 
-		if (target->group != group || !mlc_target_is_live(target))
+		if (target->group != group || !mlc_target_is_reached(target))
 			continue;
 		for (int call = 0; call < 2 * calls; call++)
 			if (!mlc_target_good(target, mlc_conn_reply(target->conn), "mlc_remove"))
@@ -140,6 +140,8 @@ set_value(MlcGroup *group, MlcBatchEvent *event)
 
 		if (target == NULL)
 			return false;
+		if (target->aside)
+			return true;
 		mlc_command_init(&cmd);
 		if (asking)
 		{

@@ -7,9 +7,12 @@
  * replies to a batch were good, and is held back while changes of weak rules
  * wait.
  *
- * A server that keeps the others waiting is set aside: they go on, and what it
- * misses is kept as one batch, sent to it when it has answered.  Where it does
- * not answer in time, or misses too much, it is down like any other.
+ * A server, or a master of a cluster, that keeps the others waiting is set
+ * aside: they go on, and what it misses is kept as one batch, sent when it has
+ * answered.  Where it does not answer in time, or misses too much, it is down
+ * like any other.  Of a cluster nothing is called applied meanwhile, as while a
+ * master is away; and what is kept goes to all of its masters, as all of WAL
+ * would when it came back.
  *
  *-------------------------------------------------------------------------
  */
@@ -279,40 +282,64 @@ any_aside(void)
 	return false;
 }
 
-/*
- * Goes on without those that keep the others waiting.  The masters of a cluster
- * go in step, since a key may be on its way from one to another.
- */
+static bool
+is_overdue(MlcTarget *target)
+{
+	return TimestampDifferenceExceeds(target->sent_at, GetCurrentTimestamp(),
+									  MLC_PATIENCE);
+}
+
+bool
+mlc_flow_is_silent(MlcTarget *target)
+{
+	if (!is_overdue(target))
+		return false;
+
+	/* it may be us who have not listened */
+	(void) mlc_target_poll(target);
+	return is_awaited(target) && is_overdue(target);
+}
+
+void
+mlc_flow_set_aside(MlcTarget *target)
+{
+	if (MLC_FAULT_SKIP("relay-aside"))
+		return;
+	target->aside = true;
+	target->aside_end = mlc_relay->flight_end;
+}
+
+void
+mlc_flow_drop_aside(MlcGroup *group)
+{
+	for (int i = 0; i < mlc_relay->ntargets; i++)
+		if (is_aside(mlc_relay->targets[i]) &&
+			(group == NULL || mlc_relay->targets[i]->group == group))
+			mlc_target_fail(mlc_relay->targets[i],
+							"Redis does not answer, while changes are delivered once more.");
+}
+
+/* Goes on without those that keep the others waiting. */
 static void
 set_aside(void)
 {
-	TimestampTz now = 0;
 	bool		others = false;
+	bool		any = false;
 
 	for (int i = 0; i < mlc_relay->ntargets; i++)
 	{
 		MlcTarget  *target = mlc_relay->targets[i];
 
-		others |= mlc_target_is_idle(target);
+		others |= mlc_target_is_idle(target) && !target->aside;
 		if (!is_awaited(target))
 			continue;
-		if (now == 0)
-			now = GetCurrentTimestamp();
-		if (target->group ||
-			!TimestampDifferenceExceeds(target->sent_at, now, MLC_PATIENCE))
+		if (!mlc_flow_is_silent(target))
 			return;
+		any = true;
 	}
-	if (now == 0 || !others || MLC_FAULT_SKIP("relay-aside"))
-		return;
-	for (int i = 0; i < mlc_relay->ntargets; i++)
-	{
-		MlcTarget  *target = mlc_relay->targets[i];
-
-		if (!is_awaited(target))
-			continue;
-		target->aside = true;
-		target->aside_end = mlc_relay->flight_end;
-	}
+	for (int i = 0; i < mlc_relay->ntargets && others && any; i++)
+		if (is_awaited(mlc_relay->targets[i]))
+			mlc_flow_set_aside(mlc_relay->targets[i]);
 }
 
 /*
@@ -346,45 +373,84 @@ keep_flight(void)
 							"Redis does not answer, and has missed more than mlcache.relay_work_mem holds.");
 }
 
-/* One has answered: it gets what it has missed, and is in step again. */
-static void
-rejoin(MlcTarget *target)
+/*
+ * Those that are set aside and have answered are in step again, and are to get
+ * what they have missed.  False: there are none.
+ */
+static bool
+take_back(void)
 {
-	mlc_target_advance(target, target->aside_end, 0, 0);
-	target->aside = false;
+	bool		any = false;
+
+	for (int i = 0; i < mlc_relay->ntargets; i++)
+	{
+		MlcTarget  *target = mlc_relay->targets[i];
+
+		if (!is_aside(target) || !mlc_target_is_idle(target) ||
+			MLC_FAULT_SKIP(psprintf("relay-take-back-%d", target->place.port)))
+			continue;
+		mlc_target_advance(target, target->aside_end, 0, 0);
+		target->aside = false;
+		target->behind = any = true;
+	}
+	return any;
+}
+
+/*
+ * All masters of a cluster get what one of them has missed, each what is its by
+ * now: a key may have gone from one to another meanwhile, be it past a command
+ * that was sent to either, be it filled where nobody had been told of its
+ * change.
+ */
+static bool
+include_members(MlcGroup *group)
+{
+	bool		any = false;
+
+	for (int i = 0; i < mlc_relay->ntargets; i++)
+		any |= mlc_relay->targets[i]->group == group &&
+			mlc_relay->targets[i]->behind;
+	for (int i = 0; i < mlc_relay->ntargets && any; i++)
+		if (mlc_relay->targets[i]->group == group &&
+			!MLC_FAULT_SKIP("relay-aside-members"))
+			mlc_relay->targets[i]->behind = true;
+	return any;
+}
+
+/* Sends what has been kept to those that have missed it, as a batch. */
+static void
+send_kept(void)
+{
+	MemoryContext old = CurrentMemoryContext;
+	MlcBatch   *batch = mlc_relay->kept;
+	ListCell   *lc;
+
 	if (!MLC_FAULT_SKIP("relay-aside-l1"))
-		close_l1(mlc_relay->kept);
-	target->behind_since = mlc_relay->kept->oldest;
-	if (mlc_target_send(target, mlc_relay->kept) && mlc_relay->in_flight &&
-		!mlc_batch_is_empty(mlc_relay->flight))
-		(void) mlc_target_send(target, mlc_relay->flight);
-	MemoryContextSwitchTo(mlc_relay->scratch);
+		close_l1(batch);
+	foreach(lc, mlc_relay->groups)
+		if (include_members(lfirst(lc)))
+		mlc_group_announce(lfirst(lc), batch);
+	for (int i = 0; i < mlc_relay->ntargets; i++)
+	{
+		MlcTarget  *target = mlc_relay->targets[i];
+
+		if (target->behind && mlc_target_is_reached(target))
+			(void) mlc_target_send(target, batch);
+		target->behind = false;
+	}
+	mlc_relay->flight_committed = batch->committed;
+	mlc_relay->flight_oldest = batch->oldest;
 	mlc_relay->in_flight = true;
+	mlc_refresh_queue(batch);
+	MemoryContextSwitchTo(old);
+	mlc_relay->kept = mlc_relay->flight;
+	mlc_relay->flight = batch;
 }
 
+/* All replies to the batch in flight are in. */
 static void
-rejoin_all(void)
+finish_flight(void)
 {
-	for (int i = 0; i < mlc_relay->ntargets; i++)
-		if (is_aside(mlc_relay->targets[i]) &&
-			mlc_target_is_idle(mlc_relay->targets[i]))
-			rejoin(mlc_relay->targets[i]);
-}
-
-/* Collects replies; when all are in, the batch in flight is applied. */
-void
-mlc_flow_poll(void)
-{
-	for (int i = 0; i < mlc_relay->ntargets; i++)
-		if (mlc_target_is_live(mlc_relay->targets[i]))
-			(void) mlc_target_poll(mlc_relay->targets[i]);
-	rejoin_all();
-	if (mlc_relay->in_flight)
-		set_aside();
-
-	if (!mlc_relay->in_flight || !all_idle() ||
-		mlc_group_sweep_again(mlc_relay->flight))
-		return;
 	mlc_group_settle();
 	mlc_relay->in_flight = false;
 	if (any_aside() && !MLC_FAULT_SKIP("relay-aside-keep"))
@@ -396,19 +462,34 @@ mlc_flow_poll(void)
 	}
 	open_l1();
 	for (int i = 0; i < mlc_relay->ntargets; i++)
-	{
-		MlcTarget  *target = mlc_relay->targets[i];
-
-		if (!mlc_target_is_live(target) || target->aside)
-			continue;
-		mlc_target_advance(target, mlc_relay->flight_end,
-						   mlc_relay->flight_committed,
-						   target->behind_since != 0 ? target->behind_since :
-						   mlc_relay->flight_oldest);
-		target->behind_since = 0;
-	}
+		if (mlc_target_is_reached(mlc_relay->targets[i]))
+			mlc_target_advance(mlc_relay->targets[i], mlc_relay->flight_end,
+							   mlc_relay->flight_committed,
+							   mlc_relay->flight_oldest);
 	MLC_FAULT("relay-before-applied");
 	show_progress();
+}
+
+/*
+ * Collects replies; when all are in, the batch in flight is applied.  Then
+ * those that were set aside may get what they have missed: nothing else is on
+ * its way, that it could overtake.
+ */
+void
+mlc_flow_poll(void)
+{
+	for (int i = 0; i < mlc_relay->ntargets; i++)
+		if (mlc_target_is_live(mlc_relay->targets[i]))
+			(void) mlc_target_poll(mlc_relay->targets[i]);
+	if (mlc_relay->in_flight)
+	{
+		set_aside();
+		if (!all_idle() || mlc_group_sweep_again(mlc_relay->flight))
+			return;
+		finish_flight();
+	}
+	if (take_back())
+		send_kept();
 }
 
 /* Waits for the batch in flight. */
@@ -431,12 +512,14 @@ mlc_flow_finish(void)
 static void
 send_batch(MlcBatch *batch, MlcVersion end)
 {
+	ListCell   *lc;
+
 	mlc_flow_finish();
 	close_l1(batch);
-	mlc_group_announce(batch);
+	foreach(lc, mlc_relay->groups)
+		mlc_group_announce(lfirst(lc), batch);
 	for (int i = 0; i < mlc_relay->ntargets; i++)
-		if (mlc_target_is_live(mlc_relay->targets[i]) &&
-			!mlc_relay->targets[i]->aside)
+		if (mlc_target_is_reached(mlc_relay->targets[i]))
 			(void) mlc_target_send(mlc_relay->targets[i], batch);
 	mlc_relay->flight_end = end;
 	mlc_relay->flight_committed = batch->committed;
@@ -542,8 +625,7 @@ mlc_flow_dispatch(void)
 		if (!mlc_relay->in_flight)
 		{
 			for (int i = 0; i < mlc_relay->ntargets; i++)
-				if (mlc_target_is_live(mlc_relay->targets[i]) &&
-					!mlc_relay->targets[i]->aside)
+				if (mlc_target_is_reached(mlc_relay->targets[i]))
 					mlc_target_advance(mlc_relay->targets[i], safe_end(end), 0, 0);
 			show_progress();
 		}

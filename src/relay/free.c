@@ -307,7 +307,7 @@ count_swept(MlcTarget *target, MlcOp op, int64 n)
 static void
 follow_keys(MlcTarget *target, MlcReply *keys)
 {
-	for (size_t i = 0; target->group && i < keys->nelements; i++)
+	for (size_t i = 0; target->group && !target->aside && i < keys->nelements; i++)
 		if (keys->elements[i]->type == MLC_REPLY_STRING)
 			mlc_group_add_detour_key(target->group, keys->elements[i]->str,
 									 keys->elements[i]->len);

@@ -89,18 +89,26 @@ is_due(MlcTarget *target, TimestampTz now)
 		!target->paused && now >= target->retry_at;
 }
 
-/* A connection of the group that has nothing in flight, or NULL. */
-static MlcConn *
-idle_connection(MlcGroup *group)
+/* A member that has nothing in flight, or NULL. */
+static MlcTarget *
+idle_member(MlcGroup *group)
 {
 	for (int i = 0; i < mlc_relay->ntargets; i++)
 	{
 		MlcTarget  *target = mlc_relay->targets[i];
 
 		if (target->group == group && mlc_target_is_idle(target))
-			return target->conn;
+			return target;
 	}
 	return NULL;
+}
+
+static MlcConn *
+idle_connection(MlcGroup *group)
+{
+	MlcTarget  *target = idle_member(group);
+
+	return target ? target->conn : NULL;
 }
 
 MlcClusterMap *
@@ -167,6 +175,15 @@ mlc_group_same_nodes(MlcGroup *group, MlcClusterMap *map)
 	return n == map->nnodes;
 }
 
+/* It is not newer than a map that was asked for later. */
+static void
+forget_news(MlcGroup *group)
+{
+	if (group->news)
+		MemoryContextDelete(group->news_context);
+	group->news = NULL;
+}
+
 void
 mlc_group_take_map(MlcGroup *group, MlcClusterMap *map, MemoryContext context)
 {
@@ -182,6 +199,7 @@ mlc_group_take_map(MlcGroup *group, MlcClusterMap *map, MemoryContext context)
 		MemoryContextDelete(group->map_context);
 	group->map_context = context;
 	group->map = map;
+	forget_news(group);
 	for (int i = 0; i < mlc_relay->ntargets; i++)
 	{
 		MlcTarget  *target = mlc_relay->targets[i];
@@ -261,6 +279,40 @@ look(MlcGroup *group)
 }
 
 void
+mlc_group_take_news(MlcTarget *target, MlcReply *reply)
+{
+	MlcGroup   *group = target->group;
+	MemoryContext context = AllocSetContextCreate(group->context, "mlcache map",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	char	   *error;
+	MlcClusterMap *map = mlc_cluster_read(reply, mlc_conn_host(target->conn), &error);
+
+	MemoryContextSwitchTo(old);
+	if (map == NULL)
+	{
+		MemoryContextDelete(context);
+		return;
+	}
+	forget_news(group);
+	group->news = map;
+	group->news_context = context;
+}
+
+/* Between batches, since commands of one are laid out by one map. */
+static void
+look_at_news(MlcGroup *group)
+{
+	MlcClusterMap *map = group->news;
+
+	if (map == NULL || mlc_relay->in_flight)
+		return;
+	group->news = NULL;
+	group->stale |= !mlc_group_same_nodes(group, map);
+	mlc_group_take_map(group, map, group->news_context);
+}
+
+void
 mlc_group_look(void)
 {
 	ListCell   *lc;
@@ -268,9 +320,11 @@ mlc_group_look(void)
 	foreach(lc, mlc_relay->groups)
 	{
 		MlcGroup   *group = lfirst(lc);
-		bool		needed = group->stale;
+		bool		needed;
 		bool		any = false;
 
+		look_at_news(group);
+		needed = group->stale;
 		for (int i = 0; i < mlc_relay->ntargets; i++)
 			if (mlc_relay->targets[i]->group == group)
 			{
@@ -295,18 +349,10 @@ mlc_group_look_for_news(void)
 		return;
 	foreach(lc, mlc_relay->groups)
 	{
-		MlcGroup   *group = lfirst(lc);
-		MemoryContext context;
-		MlcClusterMap *map;
-		char	   *error;
+		MlcTarget  *target = idle_member(lfirst(lc));
 
-		if (idle_connection(group) == NULL)
-			continue;
-		map = mlc_group_ask_for_map(group, &context, &error);
-		if (map == NULL)
-			continue;
-		group->stale |= !mlc_group_same_nodes(group, map);
-		mlc_group_take_map(group, map, context);
+		if (target)
+			mlc_target_ask_for_map(target);
 	}
 }
 
@@ -319,8 +365,9 @@ is_complete(MlcGroup *group)
 		return false;
 	for (int i = 0; i < mlc_relay->ntargets; i++)
 		if (mlc_relay->targets[i]->group == group &&
-			!mlc_target_is_live(mlc_relay->targets[i]) &&
-			mlc_relay->targets[i]->state != MLC_TARGET_GIVEN_UP)
+			(mlc_relay->targets[i]->aside ||
+			 (!mlc_target_is_live(mlc_relay->targets[i]) &&
+			  mlc_relay->targets[i]->state != MLC_TARGET_GIVEN_UP)))
 			return false;
 	return true;
 }
@@ -353,6 +400,8 @@ mlc_group_joined(MlcTarget *joined, bool purged)
 	bool		replicates = any_replicates();
 	MlcVersion	lowest = joined->applied;
 
+	/* what is to be delivered again is more than has been kept */
+	mlc_flow_drop_aside(group);
 	for (int i = 0; i < mlc_relay->ntargets && !purged; i++)
 	{
 		MlcTarget  *target = mlc_relay->targets[i];
@@ -415,61 +464,103 @@ mlc_group_ask_anyway(MlcTarget *target)
 
 /* A key may go past one round of it, but not past two. */
 static void
-purge_everywhere(MlcBatchPurge *purge)
+purge_everywhere(MlcGroup *group, MlcBatchPurge *purge)
 {
 	for (int i = 0; i < mlc_relay->ntargets; i++)
 	{
 		MlcTarget  *target = mlc_relay->targets[i];
 
-		if (target->group && mlc_target_is_live(target) &&
+		if (target->group == group && mlc_target_is_reached(target) &&
 			mlc_target_concerns(target, purge->rule, purge->version))
 			(void) mlc_purge_rule(target, purge->rule);
 	}
 }
 
-/* What one of them is told itself comes first over its own connection. */
-static void
-wait_announced(MlcGroup *group, MlcTarget *but)
+/* Does it know what is about to be applied?  Whoever is not reached need not. */
+static bool
+is_told(MlcTarget *target)
 {
+	return !mlc_target_is_reached(target) || target->expect_next >= target->told_at;
+}
+
+/* Is there anybody who would go on without the target? */
+static bool
+others_go_on(MlcTarget *target)
+{
+	for (int i = 0; i < mlc_relay->ntargets; i++)
+	{
+		MlcTarget  *other = mlc_relay->targets[i];
+
+		if (other != target && mlc_target_is_reached(other) &&
+			(other->group == target->group ? is_told(other) :
+			 mlc_target_is_idle(other)))
+			return true;
+	}
+	return false;
+}
+
+/* The member that is still to be told; one that others are held for, if any. */
+static MlcTarget *
+member_to_tell(MlcGroup *group)
+{
+	MlcTarget  *found = NULL;
+
 	for (int i = 0; i < mlc_relay->ntargets; i++)
 	{
 		MlcTarget  *target = mlc_relay->targets[i];
 
-		if (target->group != group || target == but)
+		if (target->group != group || is_told(target))
 			continue;
-		while (mlc_target_is_live(target) && !mlc_target_poll(target))
-			(void) mlc_conn_wait(target->conn);
+		(void) mlc_target_poll(target);
+		if (!is_told(target) && (found == NULL || found->held))
+			found = target;
+	}
+	return found;
+}
+
+static void
+wait_announced(MlcGroup *group)
+{
+	MlcTarget  *target;
+
+	while ((target = member_to_tell(group)) != NULL)
+	{
+		/* all others know; over its own connection it is told first */
+		target->held = false;
+		(void) mlc_conn_wait_for(target->conn, MLC_PATIENCE);
+		if (mlc_flow_is_silent(target) && others_go_on(target))
+			mlc_flow_set_aside(target);
 	}
 	group->announced = true;
+	for (int i = 0; i < mlc_relay->ntargets; i++)
+		if (mlc_relay->targets[i]->group == group)
+			mlc_relay->targets[i]->held = false;
 }
 
 void
 mlc_group_wait_announced(MlcTarget *target)
 {
 	if (target->group && !target->group->announced)
-		wait_announced(target->group, target);
+		wait_announced(target->group);
 }
 
 void
-mlc_group_announce(MlcBatch *batch)
+mlc_group_announce(MlcGroup *group, MlcBatch *batch)
 {
 	ListCell   *lc;
 
-	if (mlc_relay->groups == NIL)
-		return;
 	for (int i = 0; i < mlc_relay->ntargets; i++)
-		if (mlc_relay->targets[i]->group && mlc_target_is_live(mlc_relay->targets[i]))
+		if (mlc_relay->targets[i]->group == group &&
+			mlc_target_is_reached(mlc_relay->targets[i]))
 			mlc_target_announce(mlc_relay->targets[i], batch->applying);
-	foreach(lc, mlc_relay->groups)
-	{
-		((MlcGroup *) lfirst(lc))->announced = false;
-		((MlcGroup *) lfirst(lc))->rounds = 0;
-		if (batch->purges != NIL)
-			wait_announced(lfirst(lc), NULL);
-	}
+	group->announced = false;
+	group->rounds = 0;
+	if (batch->purges == NIL)
+		return;
+	wait_announced(group);
 	foreach(lc, batch->purges)
 		for (int round = 0; round < MLC_ROUNDS; round++)
-		purge_everywhere(lfirst(lc));
+		purge_everywhere(group, lfirst(lc));
 }
 
 /* ---- patterns ---- */
@@ -532,7 +623,7 @@ send_patterns(MlcGroup *group, MlcBatch *batch)
 	{
 		MlcTarget  *target = mlc_relay->targets[i];
 
-		if (target->group != group || !mlc_target_is_live(target))
+		if (target->group != group || !mlc_target_is_reached(target))
 			continue;
 		mlc_free_send_sweeps(target, batch);
 		target->sent_at = GetCurrentTimestamp();

@@ -24,6 +24,8 @@ struct MlcGroup
 	MlcServer  *server;
 	MemoryContext map_context;	/* of map; NULL: nobody has told us yet */
 	MlcClusterMap *map;
+	MemoryContext news_context; /* of news */
+	MlcClusterMap *news;		/* a map that nobody has looked at; NULL: none */
 	bool		stale;			/* the map is to be asked for, members may
 								 * have changed */
 	bool		failed;			/* of the batch in flight, a key could not be
@@ -48,8 +50,11 @@ extern void mlc_group_destroy(MlcGroup *group);
  */
 extern void mlc_group_look(void);
 
-/* The same once a second, over a connection that is idle. */
+/* Once a second: asks a member that is idle, and does not wait. */
 extern void mlc_group_look_for_news(void);
+
+/* Its answer; mlc_group_look() looks at it. */
+extern void mlc_group_take_news(MlcTarget *target, MlcReply *reply);
 
 /* A new map in a context of its own; NULL with *error. */
 extern MlcClusterMap *mlc_group_ask_for_map(MlcGroup *group,
@@ -67,8 +72,9 @@ extern bool mlc_group_owns(MlcTarget *target, const char *key, uint32 keylen);
 extern bool mlc_group_owns_event(MlcTarget *target, MlcBatchEvent *event);
 
 /*
- * May what was delivered be called applied?  Not while a master is away: keys
- * may come from there with their slot, and must be no older than that.
+ * May what was delivered be called applied?  Not while a master is away or set
+ * aside: keys may come from there with their slot, and must be no older than
+ * that.
  */
 extern bool mlc_group_may_advance(MlcTarget *target);
 
@@ -96,12 +102,12 @@ extern bool mlc_group_ask_anyway(MlcTarget *target);
  * Tells all masters what is about to be applied, and carries out the purges of
  * the batch.  With nothing in flight before.
  */
-extern void mlc_group_announce(MlcBatch *batch);
+extern void mlc_group_announce(MlcGroup *group, MlcBatch *batch);
 
 /*
- * Waits until all of them know.  That must be before the first command to any,
- * since a key may go from one to another in between; commands are laid out
- * meanwhile, and not sent.
+ * Waits until all of them know, but for those that say nothing and are set
+ * aside.  That must be before the first command to any, since a key may go from
+ * one to another in between; commands are laid out meanwhile, and held.
  */
 extern void mlc_group_wait_announced(MlcTarget *target);
 

@@ -113,6 +113,16 @@ extern void mlc_intake_resolve_all(void);
 /* Collects replies; when all are in, the batch in flight is applied. */
 extern void mlc_flow_poll(void);
 
+/* Has it said nothing for so long that the others go on without it? */
+extern bool mlc_flow_is_silent(MlcTarget *target);
+extern void mlc_flow_set_aside(MlcTarget *target);
+
+/*
+ * Closes the connections of those that are set aside: what they miss is to be
+ * delivered from WAL.  Of one cluster; NULL: all.
+ */
+extern void mlc_flow_drop_aside(MlcGroup *group);
+
 /* Waits for the batch in flight. */
 extern void mlc_flow_finish(void);
 

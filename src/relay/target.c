@@ -23,6 +23,7 @@
 #include "redis/command.h"
 #include "redis/server.h"
 #include "redis/script.h"
+#include "relay/deliver.h"
 #include "relay/free.h"
 #include "relay/group.h"
 #include "relay/purge.h"
@@ -135,6 +136,12 @@ mlc_target_is_live(MlcTarget *target)
 }
 
 bool
+mlc_target_is_reached(MlcTarget *target)
+{
+	return mlc_target_is_live(target) && !target->aside;
+}
+
+bool
 mlc_target_is_idle(MlcTarget *target)
 {
 	return mlc_target_is_live(target) &&
@@ -148,10 +155,8 @@ mlc_target_fail(MlcTarget *target, const char *reason)
 
 	strlcpy(message, reason, sizeof(message));
 	close_connection(target);
-	target->nexpect = target->expect_next = 0;
-	target->nsent = target->sent_next = 0;
-	target->aside = false;
-	target->behind_since = 0;
+	mlc_answer_forget(target);
+	target->aside = target->behind = false;
 	mlc_free_forget(target);
 	target->backoff = target->backoff == 0 ? 20 :
 		Min(target->backoff * 2, mlc_reconnect_max);
@@ -321,10 +326,8 @@ begin(MlcTarget *target)
 static void
 enter(MlcTarget *target, bool armed)
 {
-	target->nexpect = target->expect_next = 0;
-	target->nsent = target->sent_next = 0;
-	target->aside = false;
-	target->behind_since = 0;
+	mlc_answer_forget(target);
+	target->aside = target->behind = false;
 	target->arm_at = mlc_wal_insert_end();
 	if (target->commits)
 		pfree(target->commits);
@@ -339,9 +342,20 @@ enter(MlcTarget *target, bool armed)
 	LWLockRelease(mlc_shared->lock);
 }
 
+/* The answer to a heartbeat may be on its way.  False: the target is down. */
+static bool
+is_at_rest(MlcTarget *target)
+{
+	while (!mlc_target_poll(target) && mlc_target_is_live(target))
+		(void) mlc_conn_wait(target->conn);
+	return mlc_target_is_live(target);
+}
+
 bool
 mlc_target_take_back(MlcTarget *target, MlcVersion applied)
 {
+	if (!is_at_rest(target))
+		return false;
 	target->applied = target->published = target->applying = applied;
 	mlc_target_new_nonce(target->nonce);
 	if (!begin(target))
@@ -354,7 +368,7 @@ bool
 mlc_target_start_over(MlcTarget *target, MlcVersion position, HTAB *rules,
 					  const char *reason)
 {
-	if (!start_over(target, position, rules, reason))
+	if (!is_at_rest(target) || !start_over(target, position, rules, reason))
 		return false;
 	enter(target, false);
 	return true;
@@ -497,9 +511,7 @@ mlc_target_arm(MlcTarget *target)
 void
 mlc_target_retire(MlcTarget *target, HTAB *rules)
 {
-	while (!mlc_target_poll(target) && mlc_target_is_live(target))
-		(void) mlc_conn_wait(target->conn);
-	if (!mlc_target_is_live(target))
+	if (!is_at_rest(target))
 		return;
 	mlc_target_new_nonce(target->nonce);
 	if (!mlc_target_good(target,

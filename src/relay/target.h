@@ -36,7 +36,8 @@ typedef enum MlcExpect
 	MLC_EXPECT_FREE,
 	MLC_EXPECT_SWEEP,
 	MLC_EXPECT_TIDY,
-	MLC_EXPECT_ASKING
+	MLC_EXPECT_ASKING,
+	MLC_EXPECT_NEWS
 } MlcExpect;
 
 /* A reply in flight, and the events whose command it answers. */
@@ -110,11 +111,14 @@ typedef struct MlcTarget
 	List	   *sweeps;			/* of MlcSweep, in the order of their replies */
 	char		tidy_cursor[24];	/* of the scan for indexes; "": none yet */
 	TimestampTz sent_at;
+	int			told_at;		/* so many replies, and it knows what the
+								 * batch at hand applies */
+	bool		held;			/* what is laid out may not go out yet */
 
 	/* it has kept the others waiting; see relay/flow.c */
 	bool		aside;
 	MlcVersion	aside_end;		/* applied once what is in flight is answered */
-	TimestampTz behind_since;	/* of what it has missed; 0: nothing */
+	bool		behind;			/* it is to get what it has missed */
 } MlcTarget;
 
 /* Moves whenever a connection of any target was made or closed. */
@@ -164,6 +168,9 @@ extern bool mlc_target_start_over(MlcTarget *target, MlcVersion position,
 extern bool mlc_target_is_idle(MlcTarget *target);
 extern bool mlc_target_is_live(MlcTarget *target);
 
+/* Live, and not set aside: it gets what there is. */
+extern bool mlc_target_is_reached(MlcTarget *target);
+
 /*
  * Is the event for this target, and has it not been applied there?  Of a
  * cluster all masters say yes, whatever the slot.
@@ -195,6 +202,9 @@ extern void mlc_target_advance(MlcTarget *target, MlcVersion version,
 
 /* Sends applying ahead, and tells applied.  Replies as of a batch. */
 extern void mlc_target_announce(MlcTarget *target, MlcVersion applying);
+
+/* Asks it, a master, for the map of its cluster.  Replies as of a batch. */
+extern void mlc_target_ask_for_map(MlcTarget *target);
 
 /* Tells the server applied; also its heartbeat.  Replies as of a batch. */
 extern bool mlc_target_publish(MlcTarget *target);

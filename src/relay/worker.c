@@ -63,6 +63,7 @@ rewind_now(void)
 	XLogRecPtr	start = InvalidXLogRecPtr;
 
 	mlc_flow_finish();
+	mlc_flow_drop_aside(NULL);
 	for (int i = 0; i < mlc_relay->ntargets; i++)
 	{
 		MlcTarget  *target = mlc_relay->targets[i];
