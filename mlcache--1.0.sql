@@ -760,7 +760,7 @@ CREATE VIEW mlcache.stat AS
 SELECT operation, count, p50, p99, p999, max, mean, since
 FROM mlcache.stat_get_operations();
 COMMENT ON VIEW mlcache.stat
-IS 'how often and how fast, one row an operation, in ms: calls of get by where the answer came from, fills, quarantine and release of strong commits, commit to applied, locks; since the start or reset_stats()';
+IS 'how often and how fast, one row an operation, in ms: calls of get and of fetch by where the answer came from, fills, quarantine and release of strong commits, commit to applied, locks; since the start or reset_stats()';
 
 CREATE FUNCTION mlcache.stat_get_l1(
 	OUT budget bigint, OUT used bigint, OUT lines bigint,

@@ -48,6 +48,10 @@ SELECT settle();
 SELECT mlcache.get('note'), mlcache.get('nothing');
 SELECT mlcache.get('note');
 SELECT count(mlcache.fetch('count', 'SELECT count(*) FROM p', tags => '{p}')) FROM generate_series(1, 3);
+-- a pattern empties L1
+SELECT mlcache.invalidate_pattern('nothing:*');
+SELECT settle();
+SELECT count(mlcache.fetch('count', 'SELECT count(*) FROM p', tags => '{p}'));
 BEGIN;
 UPDATE p SET name = name WHERE id = 1;
 SELECT count(mlcache.fetch('count', 'SELECT count(*) FROM p', tags => '{p}'));
@@ -55,6 +59,7 @@ COMMIT;
 SELECT settle();
 SELECT id, events FROM mlcache.stat_rules WHERE id <= 0 ORDER BY id;
 SELECT * FROM rules WHERE key IN ('free keys', 'fetch');
+SELECT * FROM seen WHERE operation ~ '^fetch';
 SELECT mlcache.detach('p', tag => 'p');
 SELECT mlcache.reset_stats();
 SELECT count(*) FROM mlcache.stat_rules WHERE id <= 0;

@@ -80,6 +80,7 @@ typedef struct Call
 	StringInfoData key;			/* in Redis */
 	char		token[TOKEN_LEN + 1];
 	FetchState	state;
+	MlcSource	source;			/* of the value */
 	text	   *value;
 	MlcVersion	lo;
 	MlcVersion	applied;		/* as the lease said */
@@ -186,6 +187,13 @@ make_token(char *token)
 				 errmsg("could not generate a random token")));
 	for (int i = 0; i < (int) sizeof(random); i++)
 		sprintf(token + 2 * i, "%02x", random[i]);
+}
+
+static void
+came_from(Call *call, MlcSource source, MlcVersion lo)
+{
+	call->source = source;
+	mlc_get_set_last(source, lo);
 }
 
 /* ---- L1 ---- */
@@ -425,7 +433,7 @@ fill(Call *call, MlcVersion hi)
 		return;
 	}
 	mlc_stats_rule(MLC_RULE_FETCHED, MLC_RULE_FILLS, 1);
-	mlc_get_set_last(MLC_FROM_LOAD, call->applied);
+	came_from(call, MLC_FROM_LOAD, call->applied);
 	fill_l1(call, call->applied,
 			call->fetch->ttl > 0 ? call->fetch->ttl : -1);
 }
@@ -475,7 +483,7 @@ run(Call *call, bool own_snapshot)
 	call->value = mlc_query_run(call->query, call->fetch->params,
 								GetActiveSnapshot());
 	PopActiveSnapshot();
-	mlc_get_set_last(MLC_FROM_ROW, none);
+	came_from(call, MLC_FROM_ROW, none);
 	if (call->state != FETCH_LEASE)
 		return;
 
@@ -512,11 +520,11 @@ answer(Call *call, bool may_cache)
 	switch (call->state)
 	{
 		case FETCH_HIT_L1:
-			mlc_get_set_last(MLC_FROM_L1, call->lo);
+			came_from(call, MLC_FROM_L1, call->lo);
 			mlc_stats_rule(MLC_RULE_FETCHED, MLC_RULE_HITS_L1, 1);
 			break;
 		case FETCH_HIT:
-			mlc_get_set_last(MLC_FROM_L2, call->lo);
+			came_from(call, MLC_FROM_L2, call->lo);
 			mlc_stats_rule(MLC_RULE_FETCHED, MLC_RULE_HITS_L2, 1);
 			fill_l1(call, call->lo, call->pttl);
 			break;
@@ -527,11 +535,32 @@ answer(Call *call, bool may_cache)
 	}
 }
 
+static void
+time_call(const Call *call, uint64 start)
+{
+	switch (call->source)
+	{
+		case MLC_FROM_L1:
+			mlc_stats_since(MLC_TIME_FETCH_L1, start);
+			break;
+		case MLC_FROM_L2:
+			mlc_stats_since(MLC_TIME_FETCH_L2, start);
+			break;
+		case MLC_FROM_LOAD:
+			mlc_stats_since(MLC_TIME_FETCH_LOAD, start);
+			break;
+		default:
+			mlc_stats_since(MLC_TIME_FETCH_ROW, start);
+			break;
+	}
+}
+
 text *
 mlc_fetch(const MlcFetch *fetch)
 {
 	Call		call;
 	bool		may_cache = !must_run();
+	uint64		start = mlc_stats_now();
 
 	mlc_free_check_key(fetch->key, fetch->keylen);
 	memset(&call, 0, sizeof(call));
@@ -553,5 +582,6 @@ mlc_fetch(const MlcFetch *fetch)
 	}
 	PG_END_TRY();
 	mlc_query_close(call.query);
+	time_call(&call, start);
 	return call.value;
 }

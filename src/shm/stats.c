@@ -47,8 +47,8 @@ typedef struct Stats
 } Stats;
 
 static const char *const names[MLC_OPERATIONS] = {
-	"get L1", "get L2", "get load", "get row", "fill", "quarantine", "release",
-	"apply", "lock"
+	"get L1", "get L2", "get load", "get row", "fetch L1", "fetch L2",
+	"fetch load", "fetch row", "fill", "quarantine", "release", "apply", "lock"
 };
 
 static Stats *stats = NULL;

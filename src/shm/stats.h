@@ -28,6 +28,10 @@ typedef enum MlcOperation
 	MLC_TIME_GET_L2,			/* that Redis answered */
 	MLC_TIME_GET_LOAD,			/* that loaded a row and filled Redis */
 	MLC_TIME_GET_ROW,			/* that loaded a row and cached nothing */
+	MLC_TIME_FETCH_L1,			/* a call of fetch that L1 answered */
+	MLC_TIME_FETCH_L2,			/* that Redis answered */
+	MLC_TIME_FETCH_LOAD,		/* that ran the query and filled Redis */
+	MLC_TIME_FETCH_ROW,			/* that ran the query and cached nothing */
 	MLC_TIME_FILL,				/* the fills of a call, to one server */
 	MLC_TIME_QUARANTINE,		/* of a strong commit: before it */
 	MLC_TIME_RELEASE,			/* of a strong commit: after it */
