@@ -25,14 +25,19 @@ class MlcacheClient {
   }
 
   async get(key, tags = []) {
+    return (await this.read(key, tags))[0];
+  }
+
+  // The value, and whether Redis has it: what it refused may be old by now.
+  async read(key, tags = []) {
     const token = randomBytes(9).toString('base64url'); // a new one for every read
     const [kind, ...answer] = await this.ask(key, tags, token);
-    if (kind === 'hit') return answer[0];
-    if (kind === 'absent') return null;
+    if (kind === 'hit') return [answer[0], true];
+    if (kind === 'absent') return [null, true];
 
     const { payload, version } = await this.load(key); // after the answer, never before
-    if (kind === 'lease') await this.fill(key, token, payload, answer[0], version);
-    return payload === null ? null : Buffer.from(payload);
+    const filled = kind === 'lease' && await this.fill(key, token, payload, answer[0], version);
+    return [payload === null ? null : Buffer.from(payload), filled];
   }
 
   index(tag) {
@@ -63,12 +68,13 @@ class MlcacheClient {
     }
   }
 
-  // The answer does not matter: "refused" means that a change came in between.
+  // Was it taken?  "refused" means that a change came in between.
   async fill(key, token, payload, applied, version) {
     const absent = payload === null;
-    await this.command('FCALL', 'mlc_fill', 1, key, token, absent ? '' : payload,
+    const answer = await this.command('FCALL', 'mlc_fill', 1, key, token, absent ? '' : payload,
       absent ? this.negativeTtl : this.ttl, applied, version, absent ? 1 : 0,
-      ...this.namespace).catch(() => {});
+      ...this.namespace).catch(() => 'refused');
+    return answer.toString() === 'ok';
   }
 }
 

@@ -105,22 +105,25 @@ class MlcacheLocal:
         self.history, self.last, self.told, _ = self._look()
         if self.history is None:
             raise Missed                # flushed, and the relay has not come yet
-        self.serves_until = now + self.silence
+        self._extend(now)
 
     def _turn(self):
         before = self.told
+        asked = time.monotonic()        # an answer may be long on its way
         pages = self.link.xread({STREAM: self.last}, count=PAGE, block=int(self.silence * 250))
         events = pages[0][1] if pages else []
         for at, event in events:
             self._tell(event)
             self.last = at
         self.told += len(events)
-        now = time.monotonic()
         history, _, _, trimmed = self._look()
         if self._has_missed(before, history, trimmed):
             raise Missed
         if len(events) < PAGE:          # else there is more to be read first
-            self.serves_until = now + self.silence
+            self._extend(asked)
+
+    def _extend(self, asked):
+        self.serves_until = asked + self.silence
 
     def _look(self):
         """The history of this Redis, the last event, how many there were before and

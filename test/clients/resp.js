@@ -18,6 +18,7 @@ function parse(buf, at = 0) {
       return buf.length < after ? null : [buf.subarray(next, after - 2), after];
     }
     case 0x2a: { // *
+      if (line === '-1') return [null, next];
       const values = [];
       for (let i = 0; i < Number(line); i++) {
         const item = parse(buf, next);

@@ -1,4 +1,4 @@
-"""The tests of mlcache_local.py; test/clients/run starts the servers.
+"""The tests of mlcache_local.py and .js; test/clients/run starts the servers.
 
 Its link goes through a proxy, which can be cut, frozen and mended.  Each
 safeguard is taken out once, and its scenario must then be seen to fail.
@@ -6,7 +6,9 @@ safeguard is taken out once, and its scenario must then be seen to fail.
 import itertools
 import json
 import os
+import queue
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -24,6 +26,7 @@ import scenario                                         # noqa: E402
 from scenario import Rows, wait_until                   # noqa: E402
 
 STREAM = "mlc:events"
+HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 class Proxy:
@@ -91,12 +94,15 @@ class Proxy:
         os.unlink(self.path)
 
 
+LOADER = ("SELECT (SELECT row_to_json(t)::text FROM thing t WHERE id = %s), "
+          "mlcache.fill_version()")
+
+
 def load(key):
     conn = psycopg2.connect("")
     try:
         with conn, conn.cursor() as cursor:
-            cursor.execute("SELECT (SELECT row_to_json(t)::text FROM thing t WHERE id = %s), "
-                           "mlcache.fill_version()", (int(key.split(":")[1]),))
+            cursor.execute(LOADER, (int(key.split(":")[1]),))
             return cursor.fetchone()
     finally:
         conn.close()
@@ -120,9 +126,94 @@ class Client(MlcacheClient):
         return answer
 
 
-class Local(Rows, unittest.TestCase):
+def watched(cache_class):
+    """With what was served after each turn that took longer than it may, for the
+    tests to see."""
+    class Watched(cache_class):
+        def __init__(self, *args, **options):
+            self.turns = []
+            super().__init__(*args, **options)
+
+        def _turn(self):
+            began = time.monotonic()
+            super()._turn()
+            late = time.monotonic() > began + self.silence
+            with self.lock:
+                self.turns.append(list(self.lines) if late and self.serves() else [])
+    return Watched
+
+
+class NodeLocal:
+    """mlcache_local.js in a process of its own, and its client."""
+
+    class Held:
+        """What Client.answered and Client.go are here."""
+        def __init__(self, local, hold):
+            self.local, self.hold = local, hold
+
+        def clear(self):
+            if self.hold:
+                self.local.ask(hold=True)
+
+        def set(self):
+            self.local.ask(hold=False)
+
+        def wait(self, patience):
+            wait_until(lambda: self.local.ask()["answered"] > 0)
+            return True
+
+    def __init__(self, link, taken_out, options):
+        self.process = subprocess.Popen(
+            ["node", os.path.join(HERE, "node_local.js"), SOCKET, link, LOADER, NAMESPACE,
+             json.dumps(options), taken_out],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.numbers = itertools.count(1)
+        self.lock = threading.Lock()
+        self.answers = {}
+        self.answered, self.go = self.Held(self, False), self.Held(self, True)
+        self.thread = threading.Thread(target=self.listen, daemon=True)
+        self.thread.start()
+
+    def listen(self):
+        for line in self.process.stdout:
+            message = json.loads(line)
+            self.answers.pop(message["id"]).put(message)
+
+    def ask(self, **request):
+        answer = queue.SimpleQueue()
+        with self.lock:
+            request["id"] = next(self.numbers)
+            self.answers[request["id"]] = answer
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+        message = answer.get(timeout=scenario.PATIENCE * 2)
+        if "error" in message:
+            raise RuntimeError(message["error"])
+        return message
+
+    def get(self, key, tags=()):
+        return self.read(key, tags)[0]
+
+    def read(self, key, tags=()):
+        answer = self.ask(get=key, tags=list(tags))
+        return answer["value"], answer["here"]
+
+    def serves(self):
+        return self.ask()["serves"]
+
+    turns = property(lambda self: self.ask()["turns"])
+    last = property(lambda self: self.ask()["last"].encode())
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait(scenario.PATIENCE)
+        self.thread.join()
+        self.process.stdout.close()
+
+
+class Python(Rows, unittest.TestCase):
     keys = itertools.count(1)
-    cache_class = MlcacheLocal
+    taken_out = MlcacheLocal
 
     @classmethod
     def setUpClass(cls):
@@ -151,10 +242,13 @@ class Local(Rows, unittest.TestCase):
     def start(self, **options):
         if self.cache:
             self.cache.close()
+        self.make(options)
+        self.opens()
+
+    def make(self, options):
         self.client = Client(redis.Redis(unix_socket_path=SOCKET), load, namespace=NAMESPACE)
         link = redis.Redis(unix_socket_path=self.proxy.path, socket_timeout=120)
-        self.cache = self.cache_class(self.client, link, **options)
-        self.opens()
+        self.cache = watched(self.taken_out)(self.client, link, **options)
 
     def opens(self):
         wait_until(self.cache.serves)
@@ -165,9 +259,13 @@ class Local(Rows, unittest.TestCase):
 
     def get(self, key=None, tags=()):
         """The row's name, and whether it came from here."""
+        value, here = self.read(key or self.key, tags)
+        return (value and json.loads(value)["name"], here)
+
+    def read(self, key, tags=()):
         before = self.client.reads
-        value = self.cache.get(key or self.key, tags)
-        return (value and json.loads(value)["name"], self.client.reads == before)
+        value = self.cache.get(key, tags)
+        return value, self.client.reads == before
 
     def settle(self, key=None, tags=()):
         """Until it is served from here."""
@@ -211,6 +309,13 @@ class Local(Rows, unittest.TestCase):
         self.sql("SELECT mlcache.invalidate_tag('others')")
         self.applied()
         self.assertEqual(self.get(page, ["things"]), ("new", True))
+
+    def test_quiet(self):
+        """Nothing is told for a while: what is here stays."""
+        self.settle()
+        turns = len(self.cache.turns)
+        wait_until(lambda: len(self.cache.turns) > turns + 2)
+        self.assertEqual(self.get(), ("old", True))
 
     def test_ttl_and_size(self):
         self.start(ttl=50)
@@ -289,6 +394,20 @@ class Local(Rows, unittest.TestCase):
         self.opens()
         self.assertEqual(self.get()[0], "new")
 
+    def test_late_answer(self):
+        """A page that was long on its way says nothing of what came after it."""
+        self.settle()
+        self.proxy.freeze()
+        frozen = time.monotonic()
+        wait_until(lambda: not any("b" in client["flags"] for client in self.r.client_list()))
+        self.update()
+        wait_until(lambda: time.monotonic() > frozen + 1.5)     # silence, and a little
+        turns = len(self.cache.turns)
+        self.proxy.thaw()
+        wait_until(lambda: len(self.cache.turns) > turns)
+        self.assertNotIn(self.key, self.cache.turns[turns])
+        self.comes("new")
+
     def long_silence(self):
         """What follows must not be found out by time, nor from a page that Redis has
         sent already: one that tells nothing of the key is on its way."""
@@ -328,9 +447,9 @@ class Local(Rows, unittest.TestCase):
         def read():
             while not stop.is_set():
                 floor = self.seen
-                before = self.client.reads
-                name = int(json.loads(self.cache.get(self.key))["name"])
-                if self.client.reads == before:
+                name, is_here = self.get()
+                name = int(name)
+                if is_here:
                     here.append(name)
                 if name < floor:
                     wrong.append((name, floor))
@@ -362,7 +481,17 @@ class Local(Rows, unittest.TestCase):
         self.comes("99")
 
 
-# ---- each safeguard taken out ----
+class Node(Python):
+    taken_out = MlcacheLocal            # by its name
+
+    def make(self, options):
+        self.cache = self.client = NodeLocal(self.proxy.path, self.taken_out.__name__, options)
+
+    def read(self, key, tags=()):
+        return self.cache.read(key, tags)
+
+
+# ---- each safeguard taken out; in node_local.js under the same names ----
 
 class NoTicket(MlcacheLocal):
     def _still_good(self, key, ticket):
@@ -403,12 +532,17 @@ class Deaf(MlcacheLocal):
         pass
 
 
+class AnyAnswer(MlcacheLocal):
+    def _extend(self, asked):
+        super()._extend(time.monotonic())
+
+
 TAKEN_OUT = (
     (NoTicket, "test_told_between_answer_and_fill"),
     (NoTicketByTag, "test_tag_told_between_answer_and_fill"),
     (NotEmptied, "test_cut"), (NotEmptied, "test_truncate"), (TicketsKept, "test_read_across_a_cut"),
     (NeverSilent, "test_silent"), (NothingMissed, "test_flushed"),
-    (NothingMissed, "test_trimmed"), (Deaf, "test_change"), (Deaf, "test_race"),
+    (NothingMissed, "test_trimmed"), (AnyAnswer, "test_late_answer"), (Deaf, "test_change"), (Deaf, "test_race"),
 )
 
 
@@ -438,19 +572,19 @@ def main():
     prepare()
     NAMESPACE = redis.Redis(unix_socket_path=SOCKET).keys("mlc:state:*")[0].decode().split(":", 2)[2]
 
-    tests = unittest.defaultTestLoader.loadTestsFromTestCase(Local)
+    tests = unittest.TestSuite(map(unittest.defaultTestLoader.loadTestsFromTestCase, (Python, Node)))
     result = unittest.TextTestRunner(stream=sys.stdout, verbosity=2).run(tests)
     failed = len(result.failures) + len(result.errors)
     passed = result.testsRun - failed
 
     scenario.PATIENCE = 5
-    for cache_class, name in TAKEN_OUT:
-        case = type("TakenOut", (Local,), {"cache_class": cache_class})
+    for language, (taken_out, name) in itertools.product((Python, Node), TAKEN_OUT):
+        case = type("TakenOut", (language,), {"taken_out": taken_out})
         result = unittest.TestResult()
         unittest.TestSuite([case(name)]).run(result)
-        seen = not result.wasSuccessful()
-        print("%s, %s: %s" % (cache_class.__name__, name,
-                              "fails ... ok" if seen else "passes ... NOT AS EXPECTED"))
+        seen = not result.wasSuccessful() and not result.errors
+        print("%s, %s, %s: %s" % (language.__name__, taken_out.__name__, name,
+                                  "fails ... ok" if seen else "passes ... NOT AS EXPECTED"))
         passed += seen
         failed += not seen
     print("%d passed, %d failed" % (passed, failed))
