@@ -46,4 +46,9 @@ SELECT mlcache.get('r:1');
 SELECT * FROM cached;
 SELECT * FROM events();
 
+SET client_min_messages = warning;
+DROP TABLE guest CASCADE;
+DROP TYPE state;
+DROP DOMAIN moods;
+DROP TYPE mood CASCADE;
 \i :end
