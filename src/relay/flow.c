@@ -487,6 +487,7 @@ mlc_flow_poll(void)
 		if (!all_idle() || mlc_group_sweep_again(mlc_relay->flight))
 			return;
 		finish_flight();
+		mlc_group_look_for_news();
 	}
 	if (take_back())
 		send_kept();

@@ -320,11 +320,9 @@ mlc_group_look(void)
 	foreach(lc, mlc_relay->groups)
 	{
 		MlcGroup   *group = lfirst(lc);
-		bool		needed;
+		bool		needed = group->stale;
 		bool		any = false;
 
-		look_at_news(group);
-		needed = group->stale;
 		for (int i = 0; i < mlc_relay->ntargets; i++)
 			if (mlc_relay->targets[i]->group == group)
 			{
@@ -341,18 +339,31 @@ mlc_group_look(void)
 }
 
 void
+mlc_group_want_news(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, mlc_relay->groups)
+		((MlcGroup *) lfirst(lc))->news_due = true;
+	mlc_group_look_for_news();
+}
+
+void
 mlc_group_look_for_news(void)
 {
 	ListCell   *lc;
 
-	if (mlc_relay->in_flight)
-		return;
 	foreach(lc, mlc_relay->groups)
 	{
-		MlcTarget  *target = idle_member(lfirst(lc));
+		MlcGroup   *group = lfirst(lc);
+		MlcTarget  *target;
 
-		if (target)
-			mlc_target_ask_for_map(target);
+		look_at_news(group);
+		target = group->news_due ? idle_member(group) : NULL;
+		if (target == NULL)
+			continue;
+		group->news_due = false;
+		mlc_target_ask_for_map(target);
 	}
 }
 
@@ -540,8 +551,10 @@ wait_announced(MlcGroup *group)
 void
 mlc_group_wait_announced(MlcTarget *target)
 {
-	if (target->group && !target->group->announced)
+	if (target->group && !target->group->announced &&
+		!MLC_FAULT_SKIP("relay-announced"))
 		wait_announced(target->group);
+	target->held = false;
 }
 
 void

@@ -26,6 +26,7 @@ struct MlcGroup
 	MlcClusterMap *map;
 	MemoryContext news_context; /* of news */
 	MlcClusterMap *news;		/* a map that nobody has looked at; NULL: none */
+	bool		news_due;		/* it is to be asked for */
 	bool		stale;			/* the map is to be asked for, members may
 								 * have changed */
 	bool		failed;			/* of the batch in flight, a key could not be
@@ -50,10 +51,12 @@ extern void mlc_group_destroy(MlcGroup *group);
  */
 extern void mlc_group_look(void);
 
-/* Once a second: asks a member that is idle, and does not wait. */
+/*
+ * Once a second a member is asked for the map, as soon as one is idle and
+ * without waiting; the answer is looked at when nothing is in flight.
+ */
+extern void mlc_group_want_news(void);
 extern void mlc_group_look_for_news(void);
-
-/* Its answer; mlc_group_look() looks at it. */
 extern void mlc_group_take_news(MlcTarget *target, MlcReply *reply);
 
 /* A new map in a context of its own; NULL with *error. */

@@ -257,6 +257,7 @@ mlc_upkeep_connect(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
+	mlc_group_look_for_news();
 	mlc_group_look();
 	for (int i = 0; i < mlc_relay->ntargets; i++)
 	{
@@ -403,7 +404,7 @@ mlc_upkeep_every_second(void)
 		return;
 	mlc_relay->last_second = now;
 	confirm(now);
-	mlc_group_look_for_news();
+	mlc_group_want_news();
 	for (int i = 0; i < mlc_relay->ntargets; i++)
 	{
 		MlcTarget  *target = mlc_relay->targets[i];

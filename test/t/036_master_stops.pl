@@ -319,5 +319,20 @@ for my $n (0 .. 2)
 	$t->clear_fault;
 }
 
+# Commands wait until every master knows, the first one, too.
+for my $n (0 .. 2)
+{
+	my $node = ($cluster->masters)[$n];
+	my $key = cache(key_of($node, 1));
+
+	$t->set_fault('relay-aside=skip', 'relay-announced=skip');
+	freeze($node);
+	change($key);
+	ok($t->wait_for("$key to go", sub { is_gone($key) }), "master $n: what is not waited for goes");
+	thaw($node);
+	$t->clear_fault;
+	$t->wait_applied;
+}
+
 $t->stop;
 done_testing();
