@@ -79,8 +79,8 @@ send_removal(MlcTarget *target, MlcBatchEvent *event)
 	mlc_command_add_cstr(&cmd, target->ns);
 	mlc_command_add_cstr(&cmd, target->nonce);
 	mlc_command_add_cstr(&cmd, "i");
-	mlc_command_add(&cmd, version, MLC_VERSION_LEN);
 	mlc_command_add_cstr(&cmd, "0");
+	mlc_command_add(&cmd, version, MLC_VERSION_LEN);
 	mlc_command_add_cstr(&cmd, "");
 	mlc_command_append(&cmd, target->conn);
 }

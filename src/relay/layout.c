@@ -18,7 +18,7 @@
 
 #define UNLINK_KEYS 256			/* entries a command; as many guards */
 #define APPLY_KEYS 64			/* entries a scripted call */
-#define NODE_KINDS 4			/* calls to a master laid out at once */
+#define KINDS 4					/* such calls laid out at once */
 
 /* Removals under way: entries, then as many guards. */
 typedef struct Removals
@@ -112,66 +112,108 @@ apply_op(const MlcBatchEvent *event)
 		event->op == MLC_OP_REPLICATE ? "r" : "i";
 }
 
-/* Have all the same op and time to live?  And the same version? */
 static bool
-are_alike(const Values *values, bool *one_version)
+have_one_version(const Values *values)
 {
-	const MlcBatchEvent *first = values->events[0];
-
-	*one_version = true;
 	for (int i = 1; i < values->n; i++)
-	{
-		const MlcBatchEvent *event = values->events[i];
-
-		if (*apply_op(event) != *apply_op(first) ||
-			event->rule->ttl != first->rule->ttl)
+		if (mlc_version_compare(values->events[i]->version,
+								values->events[0]->version) != 0)
 			return false;
-		if (mlc_version_compare(event->version, first->version) != 0)
-			*one_version = false;
-	}
 	return true;
 }
 
+/* One op, one time to live: see values_like(). */
 static void
 flush_values(MlcTarget *target, Values *values)
 {
 	char		versions[APPLY_KEYS * MLC_VERSION_LEN + 1];
-	bool		one_version;
-	bool		alike;
+	bool		node = target->group != NULL;
 
 	if (values->n == 0)
 		return;
-	alike = are_alike(values, &one_version);
 	for (int i = 0; i < values->n; i++)
 		mlc_version_print(values->events[i]->version,
 						  versions + i * MLC_VERSION_LEN);
 	mlc_command_reset(&values->cmd);
 	mlc_command_add(&values->cmd, "FCALL", 5);
-	mlc_command_add(&values->cmd, "mlc_apply", 9);
-	mlc_command_add_int(&values->cmd, values->n);
-	for (int i = 0; i < values->n; i++)
+	if (node)
+		mlc_command_add(&values->cmd, "mlc_deliver", 11);
+	else
+		mlc_command_add(&values->cmd, "mlc_apply", 9);
+	mlc_command_add_int(&values->cmd, node ? 0 : values->n);
+	for (int i = 0; i < values->n && !node; i++)
 		mlc_command_add(&values->cmd, values->events[i]->key,
 						values->events[i]->keylen);
 	mlc_command_add_cstr(&values->cmd, target->ns);
 	mlc_command_add_cstr(&values->cmd, target->nonce);
+	mlc_command_add(&values->cmd, apply_op(values->events[0]), 1);
+	mlc_command_add_int(&values->cmd, values->events[0]->rule->ttl);
+	mlc_command_add(&values->cmd, versions,
+					MLC_VERSION_LEN * (have_one_version(values) ? 1 : values->n));
 	for (int i = 0; i < values->n; i++)
 	{
 		MlcBatchEvent *event = values->events[i];
 
-		if (!alike || i == 0)
+		if (node)
 		{
-			mlc_command_add(&values->cmd, apply_op(event), 1);
-			mlc_command_add(&values->cmd, versions + i * MLC_VERSION_LEN,
-							MLC_VERSION_LEN *
-							(alike && !one_version ? values->n : 1));
-			mlc_command_add_int(&values->cmd, event->rule->ttl);
+			mlc_command_add(&values->cmd, event->key, event->keylen);
+			mlc_answer_remember(target, event);
 		}
 		mlc_command_add(&values->cmd, event->payload ? event->payload : "",
 						event->payloadlen);
 	}
 	mlc_command_append(&values->cmd, target->conn);
-	mlc_target_expect(target, MLC_EXPECT_APPLY);
+	if (node)
+		mlc_answer_expect(target, MLC_EXPECT_DELIVER, values->n);
+	else
+		mlc_target_expect(target, MLC_EXPECT_APPLY);
 	values->n = 0;
+}
+
+/* Where an event goes: a call is for one op and one time to live. */
+static Values *
+values_like(MlcTarget *target, Values *kinds, MlcBatchEvent *event)
+{
+	Values	   *fullest = kinds;
+
+	for (int i = 0; i < KINDS; i++)
+	{
+		MlcBatchEvent *first = kinds[i].events[0];
+
+		if (kinds[i].n == 0 ||
+			(*apply_op(first) == *apply_op(event) &&
+			 first->rule->ttl == event->rule->ttl))
+			return &kinds[i];
+		if (kinds[i].n > fullest->n)
+			fullest = &kinds[i];
+	}
+	flush_values(target, fullest);
+	return fullest;
+}
+
+static void
+begin_values(Values *kinds)
+{
+	memset(kinds, 0, sizeof(Values) * KINDS);
+	for (int i = 0; i < KINDS; i++)
+		mlc_command_init(&kinds[i].cmd);
+}
+
+static void
+add_value(MlcTarget *target, Values *kinds, MlcBatchEvent *event)
+{
+	Values	   *values = values_like(target, kinds, event);
+
+	values->events[values->n++] = event;
+	if (values->n == APPLY_KEYS)
+		flush_values(target, values);
+}
+
+static void
+end_values(MlcTarget *target, Values *kinds)
+{
+	for (int i = 0; i < KINDS; i++)
+		flush_values(target, &kinds[i]);
 }
 
 /* ---- to a master of a cluster: keys of many slots ---- */
@@ -216,63 +258,6 @@ flush_node_removals(MlcTarget *target, Values *removals)
 	removals->n = 0;
 }
 
-static void
-flush_node_values(MlcTarget *target, Values *values)
-{
-	char		versions[APPLY_KEYS * MLC_VERSION_LEN + 1];
-	bool		one_version;
-
-	if (values->n == 0)
-		return;
-	(void) are_alike(values, &one_version);
-	for (int i = 0; i < values->n; i++)
-		mlc_version_print(values->events[i]->version,
-						  versions + i * MLC_VERSION_LEN);
-	mlc_command_reset(&values->cmd);
-	mlc_command_add(&values->cmd, "FCALL", 5);
-	mlc_command_add(&values->cmd, "mlc_deliver", 11);
-	mlc_command_add(&values->cmd, "0", 1);
-	mlc_command_add_cstr(&values->cmd, target->ns);
-	mlc_command_add_cstr(&values->cmd, target->nonce);
-	mlc_command_add(&values->cmd, apply_op(values->events[0]), 1);
-	mlc_command_add_int(&values->cmd, values->events[0]->rule->ttl);
-	mlc_command_add(&values->cmd, versions,
-					MLC_VERSION_LEN * (one_version ? 1 : values->n));
-	for (int i = 0; i < values->n; i++)
-	{
-		MlcBatchEvent *event = values->events[i];
-
-		mlc_command_add(&values->cmd, event->key, event->keylen);
-		mlc_command_add(&values->cmd, event->payload ? event->payload : "",
-						event->payloadlen);
-		mlc_answer_remember(target, event);
-	}
-	mlc_command_append(&values->cmd, target->conn);
-	mlc_answer_expect(target, MLC_EXPECT_DELIVER, values->n);
-	values->n = 0;
-}
-
-/* Where an event goes: a call is for one op and one time to live. */
-static Values *
-values_like(MlcTarget *target, Values *kinds, MlcBatchEvent *event)
-{
-	Values	   *fullest = kinds;
-
-	for (int i = 0; i < NODE_KINDS; i++)
-	{
-		MlcBatchEvent *first = kinds[i].events[0];
-
-		if (kinds[i].n == 0 ||
-			(*apply_op(first) == *apply_op(event) &&
-			 first->rule->ttl == event->rule->ttl))
-			return &kinds[i];
-		if (kinds[i].n > fullest->n)
-			fullest = &kinds[i];
-	}
-	flush_node_values(target, fullest);
-	return fullest;
-}
-
 /*
  * Must the event be refused when it arrives late, over a connection that was
  * given up?  Values must; and so must a removal of what is replicated, which
@@ -290,20 +275,18 @@ is_scripted(MlcBatchEvent *event)
 static void
 append_node_events(MlcTarget *target, MlcBatch *batch, bool oom, bool *held_back)
 {
-	Values	   *kinds = palloc0(sizeof(Values) * NODE_KINDS);
+	static Values kinds[KINDS];
 	Values	   *strong_removals = palloc0(sizeof(Values));
 	MlcCommand	removal;
 	StringInfoData guard;
 
-	for (int i = 0; i < NODE_KINDS; i++)
-		mlc_command_init(&kinds[i].cmd);
+	begin_values(kinds);
 	mlc_command_init(&strong_removals->cmd);
 	mlc_command_init(&removal);
 	initStringInfo(&guard);
 	for (int i = 0; i < batch->nevents; i++)
 	{
 		MlcBatchEvent *event = &batch->events[i];
-		Values	   *under_way;
 
 		if (event->dead || !mlc_group_owns_event(target, event) ||
 			!mlc_target_concerns(target, event->rule, event->version))
@@ -311,12 +294,7 @@ append_node_events(MlcTarget *target, MlcBatch *batch, bool oom, bool *held_back
 		if (oom && event->op == MLC_OP_REPLICATE)
 			*held_back = true;
 		if (is_scripted(event) && !oom)
-		{
-			under_way = values_like(target, kinds, event);
-			under_way->events[under_way->n++] = event;
-			if (under_way->n == APPLY_KEYS)
-				flush_node_values(target, under_way);
-		}
+			add_value(target, kinds, event);
 		else if (event->rule->consistency == MLC_STRONG &&
 				 !MLC_FAULT_SKIP("relay-marks-stay"))
 		{
@@ -327,8 +305,7 @@ append_node_events(MlcTarget *target, MlcBatch *batch, bool oom, bool *held_back
 		else
 			append_removal(target, event, &removal, &guard);
 	}
-	for (int i = 0; i < NODE_KINDS; i++)
-		flush_node_values(target, &kinds[i]);
+	end_values(target, kinds);
 	flush_node_removals(target, strong_removals);
 }
 
@@ -338,15 +315,14 @@ append_server_events(MlcTarget *target, MlcBatch *batch, bool oom, bool *held_ba
 {
 	static Removals removals;
 	static Removals strong_removals;
-	static Values values;
+	static Values kinds[KINDS];
 
 	memset(&removals, 0, offsetof(Removals, guards));
 	mlc_command_init(&removals.cmd);
 	initStringInfo(&removals.guards);
 	memset(&strong_removals, 0, offsetof(Removals, guards));
 	mlc_command_init(&strong_removals.cmd);
-	memset(&values, 0, sizeof(values));
-	mlc_command_init(&values.cmd);
+	begin_values(kinds);
 	for (int i = 0; i < batch->nevents; i++)
 	{
 		MlcBatchEvent *event = &batch->events[i];
@@ -356,11 +332,7 @@ append_server_events(MlcTarget *target, MlcBatch *batch, bool oom, bool *held_ba
 		if (mlc_free_send(target, event, oom))
 			continue;
 		if (is_scripted(event) && !oom)
-		{
-			values.events[values.n++] = event;
-			if (values.n == APPLY_KEYS)
-				flush_values(target, &values);
-		}
+			add_value(target, kinds, event);
 		else
 		{
 			bool		strong = event->rule->consistency == MLC_STRONG &&
@@ -384,7 +356,7 @@ append_server_events(MlcTarget *target, MlcBatch *batch, bool oom, bool *held_ba
 	}
 	flush_removals(target, &removals);
 	flush_strong_removals(target, &strong_removals);
-	flush_values(target, &values);
+	end_values(target, kinds);
 }
 
 bool

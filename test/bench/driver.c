@@ -247,8 +247,8 @@ apply_all(const char *prefix, int n, int batch, int bytes, const char *ns)
 		add_text(ns);
 		add(nonce->str, nonce->len);
 		add("u", 1);
-		add_text(NEW_VERSION);
 		add("0", 1);
+		add_text(NEW_VERSION);
 		for (int j = 0; j < keys; j++)
 			add(payload, bytes);
 		send_argv(argc, argv, lens);

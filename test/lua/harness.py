@@ -147,19 +147,26 @@ class LibraryTest(unittest.TestCase):
         self.assertEqual(self.fill(key, payload, lo, hi, **kw), "ok")
 
     def apply(self, *events, nonce="n1", ns="db"):
-        """Events are (op, key, version[, payload[, ttl]])."""
-        args = []
-        for op, _, version, *rest in events:
+        """Events are (op, key, version[, payload[, ttl]]); a call for each op and ttl."""
+        calls = {}
+        for op, key, version, *rest in events:
             payload = rest[0] if rest else "new"
             ttl = rest[1] if len(rest) > 1 else 0
-            args += [op, V(version) if isinstance(version, int) else version, ttl, payload]
-        return self.fcall("mlc_apply", [e[1] for e in events], ns, nonce, *args)
+            calls.setdefault((op, ttl), []).append(
+                (key, V(version) if isinstance(version, int) else version, payload))
+        total = [0, 0, 0]
+        for (op, ttl), some in calls.items():
+            counts = self.fcall("mlc_apply", [key for key, _, _ in some], ns, nonce, op, ttl,
+                                "".join(version for _, version, _ in some),
+                                *[payload for _, _, payload in some])
+            total = [sum(pair) for pair in zip(total, counts)]
+        return total
 
     def apply_alike(self, op, versions, *events, ttl=0):
         """Events are (key, payload); versions a text, or a number for each."""
         if not isinstance(versions, str):
             versions = "".join(V(v) for v in versions)
-        return self.fcall("mlc_apply", [e[0] for e in events], "db", "n1", op, versions, ttl,
+        return self.fcall("mlc_apply", [e[0] for e in events], "db", "n1", op, ttl, versions,
                           *[e[1] for e in events])
 
     def quarantine(self, owner, key="k", timeout=60000, nonce="", ns="db", remember=1):

@@ -594,9 +594,9 @@ class Strong(LibraryTest):
         self.assertEqual(self.get()[1], "v121")
 
     def test_the_relay_comes_first(self):
-        """It ends the mark from WAL; a reader fills; the release comes late."""
+        """The sweep finds the owner gone; a reader fills; the release comes late."""
         self.quarantine("o1")
-        self.apply(("uo1", "k", 120, "v120"))
+        self.fcall("mlc_invalidate", ["k"], "db", "o1")
         self.fcall("mlc_publish", [], "db", "n1", V(100), V(120), V(120))
         self.cache(payload="v120", lo=120, hi=125)
         self.release("o1", 120, "v120")

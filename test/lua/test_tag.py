@@ -315,8 +315,7 @@ class Tag(LibraryTest):
     def test_the_dead_without_a_score_leave(self):
         for i in range(50):
             self.set("k%d" % i)
-        self.fcall("mlc_apply", ["k%d" % i for i in range(50)], "db", "n1",
-                   *sum((["i", V(130), 0, ""] for i in range(50)), []))
+        self.fcall("mlc_apply", ["k%d" % i for i in range(50)], "db", "n1", "i", 0, V(130), *[""] * 50)
         for _ in range(200):
             self.fcall("mlc_tidy", [], "db", "0", 1000)
             if not self.r.exists(T):

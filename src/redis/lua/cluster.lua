@@ -61,7 +61,7 @@ local function deliver(key, name, found, op, version, ttl, payload, applied, now
 		end
 		found = false			-- no guard of ours
 	end
-	local action, guard, probe = decide(op, '', version, found, applied, now)
+	local action, guard, probe = decide(op, version, found, applied, now)
 	if action == 'set' and probe then
 		local there = redis.pcall('EXISTS', key)
 		if there ~= 1 and there ~= 0 then
@@ -85,7 +85,7 @@ local function deliver(key, name, found, op, version, ttl, payload, applied, now
 		done = done.err and done or redis.pcall('SET', name, entry, 'PX', ttl)
 	elseif guard and guard.standing > 0 then
 		done = redis.pcall('UNLINK', key)
-		done = type(done) == 'table' and done or redis.pcall('SET', name, marks_text(guard))
+		done = type(done) == 'table' and done or leave_marks(name, guard)
 	elseif action == 'delete' or not guard then
 		done = redis.pcall('UNLINK', key, name)
 	end
@@ -109,13 +109,8 @@ local function mlc_deliver(keys, args)
 	if current ~= args[2] then
 		return wrong_nonce(args[1])
 	end
-	local op, ttl, versions = args[3], need_ms('time to live', args[4], 0), args[5]
-	if op ~= 'u' and op ~= 'r' and op ~= 'i' then
-		arg_error('op must be u, r or i')
-	end
-	if #versions ~= 24 and #versions ~= 24 * n or not find(versions, '^[0-9a-f]*$') then
-		arg_error('expected one version of 24 lower-case hex digits, or one for each key')
-	end
+	local op, ttl, versions = need_op(args[3]), need_ms('time to live', args[4], 0), args[5]
+	local each = need_versions(versions, n)
 	keys = {}
 	for i = 1, n do
 		keys[i] = args[2 * i + 4]
@@ -123,7 +118,7 @@ local function mlc_deliver(keys, args)
 	local names = guard_names(keys)
 	local byte, sub, call = byte, sub, redis.pcall
 	local now = now_ms()
-	local each, plain = #versions > 24, op ~= 'i' and ttl == 0 and text_sorts
+	local plain = op ~= 'i' and ttl == 0 and text_sorts
 	local set, skipped, deleted, missing = 0, 0, 0, {}
 	local version, entry
 	for i = 1, n do
@@ -165,14 +160,10 @@ local function remove(key, name, found, owner, now)
 	end
 	local guard = parse_marked_guard(found, now)
 	local gone = redis.pcall('UNLINK', key)
-	if guard and end_mark(guard, owner) then
-		guard.taint = true
+	if guard then
+		end_abandoned_mark(guard, owner)
 	end
-	if guard and guard.standing > 0 then
-		redis.pcall('SET', name, marks_text(guard))
-	else
-		redis.pcall('UNLINK', name)
-	end
+	leave_marks(name, guard)
 	return asked and type(gone) ~= 'table'
 end
 

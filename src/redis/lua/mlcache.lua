@@ -46,7 +46,7 @@
 -- would not be safe here).
 
 -- Thousands count what older callers do not understand.
-local VERSION = 2004
+local VERSION = 3000
 
 local MAX_KEYS = 1000
 local MAX_MS = 1000 * 60 * 60 * 24 * 366 * 100
@@ -301,6 +301,20 @@ local function end_mark(guard, owner)
 	return true
 end
 
+-- What is done about the marks that stay depends on what is known of a commit
+-- that is over.	Its version: no release of theirs may set what is older.
+-- That it was none: nothing.	 Not even that, since its owner or its deadline is
+-- all there is to go by: no release of theirs may set anything.
+local function raise_floor(guard, version)
+	guard.floor = latest(guard.floor, version)
+end
+
+local function end_abandoned_mark(guard, owner)
+	if end_mark(guard, owner) then
+		guard.taint = true
+	end
+end
+
 local function marks_text(guard)
 	local list = {}
 	for owner, limit in pairs(guard.marks) do
@@ -313,6 +327,15 @@ end
 -- Most guards carry no mark, or the caller's only, and need not be parsed.
 local function has_no_marks(text)
 	return not text or byte(text, -1) == BAR
+end
+
+-- Of a guard only marks stay.  One command a key: in a cluster, it may be here
+-- without its entry, or not at all.
+local function leave_marks(name, guard)
+	if guard and guard.standing > 0 then
+		return redis.pcall('SET', name, marks_text(guard))
+	end
+	return redis.pcall('UNLINK', name)
 end
 
 local NO_MARKS = {floor = '', taint = false, nonce = '', standing = 0}
@@ -606,13 +629,10 @@ end
 
 -- What becomes of an entry ('set', 'skip' or 'delete'), what its guard is to
 -- be if it is not set (nil: none), and whether it must be there to be set.
-local function decide(op, owner, version, text, applied, now)
+local function decide(op, version, text, applied, now)
 	local guard = parse_marked_guard(text, now)
-	if guard and owner ~= '' then
-		end_mark(guard, owner)
-	end
 	if guard and guard.standing > 0 then
-		guard.floor = latest(guard.floor, version)
+		raise_floor(guard, version)		-- marks are their owners', or the sweep's
 		return 'delete', guard
 	elseif op == 'i' then
 		return 'delete'
@@ -630,19 +650,19 @@ local function decide(op, owner, version, text, applied, now)
 	return 'delete'			-- nobody knows whether the fill saw it
 end
 
--- The length of each has been looked at.  Are they ascending, too?  Text is all
--- of them; to match it as a whole takes a quarter of looking for what is none.
-local function need_versions(versions, text)
-	if not find(text, '^[0-9a-f]*$') then
-		arg_error('version must be 24 lower-case hex digits')
+local function need_op(op)
+	if op ~= 'u' and op ~= 'r' and op ~= 'i' then
+		arg_error('op must be u, r or i')
 	end
-	for i = 2, #versions do
-		if not (text_sorts and versions[i - 1] < versions[i]) and
-			before(versions[i], versions[i - 1]) then
-			return false
-		end
+	return op
+end
+
+-- One version for n keys, or one after the other, in one text.  -> is it that?
+local function need_versions(text, n)
+	if #text ~= 24 and #text ~= 24 * n or not find(text, '^[0-9a-f]*$') then
+		arg_error('expected one version of 24 lower-case hex digits, or one for each key')
 	end
-	return true
+	return #text > 24
 end
 
 local function need_distinct(keys)
@@ -655,19 +675,19 @@ local function need_distinct(keys)
 	end
 end
 
--- Takes the groups (entry, payload, guard, ...) whose entry is gone out of a
--- list, and drops their guards.  -> how many.
-local function leave_out(list, width, gone, plan)
+-- Takes the groups (entry, payload, guard, its text) whose entry is gone out of
+-- a list, and drops their guards.	-> how many.
+local function leave_out(list, gone, plan)
 	local n, kept, out = #list, 0, 0
-	for i = 1, n, width do
+	for i = 1, n, 4 do
 		if gone[list[i]] then
 			drop(plan, list[i + 2])
 			out = out + 1
 		else
-			for j = 0, width - 1 do
-				list[kept + j + 1] = list[i + j]
+			for j = 1, 4 do
+				list[kept + j] = list[i + j - 1]
 			end
-			kept = kept + width
+			kept = kept + 4
 		end
 	end
 	for i = kept + 1, n do
@@ -676,14 +696,12 @@ local function leave_out(list, width, gone, plan)
 	return out
 end
 
--- n keys; ns, nonce, then for each key: op, version, ttl (ms, 0 = none),
--- payload -> {set, skipped, deleted}.  Or, where op and ttl are the same for
--- all: ns, nonce, op, versions, ttl, then for each key: payload.  Versions are
--- one for all, or one after the other, in one text.
+-- n keys; ns, nonce, op, ttl (ms, 0 = none), versions, then for each key:
+-- payload -> {set, skipped, deleted}.  Versions are one for all, or one after the
+-- other, in one text.
 --
 -- op is 'i' (invalidate), 'u' (update: never creates) or 'r' (replicate:
--- creates), and may be followed by the owner whose mark it ends.  Does not
--- ask for arming: the relay delivers before it arms.
+-- creates).	Does not ask for arming: the relay delivers before it arms.
 --
 -- This is where the relay spends its time, so: one read of all guards, one
 -- look whether the entries are there, one write of all that is accepted, a loop
@@ -691,72 +709,40 @@ end
 -- arguments, since each costs more than what is done with it.
 local function mlc_apply(keys, args)
 	local n = need_keys(keys, 1, MAX_KEYS)
-	local ns, nonce = args[1], args[2]
-	local alike = #args == 5 + n		-- of one key, both are the same
-	if not alike then
-		need_args(args, 2 + 4 * n, 2 + 4 * n)
+	need_args(args, 5 + n, 5 + n)
+	local current, applied = get_state(args[1])
+	if current ~= args[2] then
+		return wrong_nonce(args[1])
 	end
-	local current, applied = get_state(ns)
-	if current ~= nonce then
-		return wrong_nonce(ns)
-	end
+	local op, ttl, versions = need_op(args[3]), need_ms('time to live', args[4], 0), args[5]
+	local each = need_versions(versions, n)
 
-	local byte, sub, text_sorts = byte, sub, text_sorts
+	local byte, sub = byte, sub
 	local names = guard_names(keys)
 	local texts = redis.call('MGET', unpack(names))
 	local plan = new_plan()
-	local puts, nputs = {}, 0			-- entry, payload, guard, its text
-	local timed, ntimed = {}, 0			-- the same and time to live
+	local sets, nsets = {}, 0			-- entry, payload, guard, its text
 	local probes, nprobes = {}, 0		-- entries that must be there
-	local versions, nversions = {}, 0	-- in order, without repetitions
-	local op, next_version, ttl_given, at = args[3], args[4], args[5], 5
-	local all_versions = alike and #next_version ~= 24 and next_version
-	if all_versions and #all_versions ~= 24 * n then
-		arg_error('expected one version, or one for each key')
-	end
-	local version, entry, ttl_text, ttl
+	local plain, update = text_sorts and op ~= 'i', op == 'u'
+	local ascending = true
+	local version, entry
 	local skipped, deleted = 0, 0
 	local now
 
 	for i = 1, n do
 		local key, text = keys[i], texts[i]
-
-		if not alike then
-			at = 4 * i + 2				-- of the payload
-			op, next_version, ttl_given = args[at - 3], args[at - 2], args[at - 1]
-		else
-			at = 5 + i
-			if all_versions then
-				next_version = sub(all_versions, 24 * i - 23, 24 * i)
-			end
-		end
+		local next_version = each and sub(versions, 24 * i - 23, 24 * i) or versions
 		if next_version ~= version then
+			ascending = ascending and not (version and before(next_version, version))
 			version = next_version
-			if #version ~= 24 then
-				need_version('version', version)
-			end
-			nversions = nversions + 1
-			versions[nversions] = version
 			entry = version .. '|' .. version .. '||||||'
 		end
-		if ttl_given ~= ttl_text then
-			ttl_text = ttl_given
-			ttl = need_ms('time to live', ttl_text, 0)
-		end
 
-		local action, guard, probe = 'set', nil, op == 'u'
-		if not ((probe or op == 'r') and text and #text == PLAIN_ENTRY_LEN and text_sorts and
-			byte(text) ~= BAR and sub(text, 26, 49) < version) then
-			local kind, owner = sub(op, 1, 1), sub(op, 2)
-			if kind ~= 'u' and kind ~= 'r' and kind ~= 'i' then
-				arg_error('op must be u, r or i')
-			end
-			if owner ~= '' then
-				need_name('owner', owner)
-			end
-			need_version('version', version)
+		local action, guard, probe = 'set', nil, update
+		if not (plain and text and #text == PLAIN_ENTRY_LEN and byte(text) ~= BAR and
+			sub(text, 26, 49) < version) then
 			now = now or now_ms()
-			action, guard, probe = decide(kind, owner, version, text, applied, now)
+			action, guard, probe = decide(op, version, text, applied, now)
 		end
 
 		if action == 'set' then
@@ -764,20 +750,11 @@ local function mlc_apply(keys, args)
 				nprobes = nprobes + 1
 				probes[nprobes] = key
 			end
-			if ttl == 0 then
-				puts[nputs + 1] = key
-				puts[nputs + 2] = args[at]
-				puts[nputs + 3] = names[i]
-				puts[nputs + 4] = entry
-				nputs = nputs + 4
-			else
-				timed[ntimed + 1] = key
-				timed[ntimed + 2] = args[at]
-				timed[ntimed + 3] = names[i]
-				timed[ntimed + 4] = entry
-				timed[ntimed + 5] = ttl
-				ntimed = ntimed + 5
-			end
+			sets[nsets + 1] = key
+			sets[nsets + 2] = args[5 + i]
+			sets[nsets + 3] = names[i]
+			sets[nsets + 4] = entry
+			nsets = nsets + 4
 		elseif action == 'delete' then
 			deleted = deleted + 1
 			clear(plan, key, names[i], guard)
@@ -789,11 +766,8 @@ local function mlc_apply(keys, args)
 		end
 	end
 
-	local ascending = need_versions(versions, all_versions or concat(versions))
-
 	-- Writes go out sorted by kind: then the order of two for one key is lost.
-	if not ascending or #plan.puts > 0 or
-		(#plan.drops > 0 and 1 or 0) + (nputs > 0 and 1 or 0) + (ntimed > 0 and 1 or 0) > 1 then
+	if not ascending or #plan.puts > 0 or #plan.drops > 0 and nsets > 0 then
 		need_distinct(keys)
 	end
 	-- An entry can be gone (evicted, deleted by hand) while its guard stays:
@@ -803,24 +777,24 @@ local function mlc_apply(keys, args)
 		for i = 1, nprobes do
 			gone[probes[i]] = redis.call('EXISTS', probes[i]) == 0
 		end
-		skipped = skipped + leave_out(puts, 4, gone, plan) + leave_out(timed, 5, gone, plan)
+		skipped = skipped + leave_out(sets, gone, plan)
 	end
 
 	run(plan)
-	if #puts > 0 then
-		redis.call('MSET', unpack(puts))
-	end
-	for i = 1, #timed, 5 do
-		redis.call('SET', timed[i], timed[i + 1], 'PX', timed[i + 4])
-		redis.call('SET', timed[i + 2], timed[i + 3], 'PX', timed[i + 4])
+	if ttl == 0 and #sets > 0 then
+		redis.call('MSET', unpack(sets))
+	elseif ttl > 0 then
+		for i = 1, #sets, 2 do
+			redis.call('SET', sets[i], sets[i + 1], 'PX', ttl)
+		end
 	end
 	return {n - skipped - deleted, skipped, deleted}
 end
 
 -- n keys; ns, owner or '' [, for each key: version]: entries and leases go, and
--- owner's marks; other owners' marks stay, tainted when owner's was among them,
--- since without a version there is no floor to raise.  With a version, what is
--- known to be no older stays.  -> number of keys.
+-- owner's marks, who is gone; other owners' marks stay.  With a version, what is
+-- known to be no older stays, and no floor is raised: of these keys every commit
+-- leaves a mark, and raises it when that ends.	 -> number of keys.
 local function mlc_invalidate(keys, args)
 	local n = need_keys(keys, 1, MAX_KEYS)
 	need_args(args, 2, 2 + n)
@@ -852,8 +826,8 @@ local function mlc_invalidate(keys, args)
 		elseif not has_no_marks(texts[i]) then
 			now = now or now_ms()
 			guard = parse_marked_guard(texts[i], now)
-			if guard and end_mark(guard, owner) then
-				guard.taint = true
+			if guard then
+				end_abandoned_mark(guard, owner)
 			end
 		elseif versions and texts[i] then
 			guard = parse_guard(texts[i])
@@ -1166,7 +1140,7 @@ local function mlc_release(keys, args)
 		end
 		if guard and guard.standing > 0 then
 			if committed then
-				guard.floor = latest(guard.floor, version)
+				raise_floor(guard, version)
 			end
 			clear(plan, key, name, guard)
 			waiting = waiting + 1
@@ -1227,10 +1201,8 @@ local function mlc_sweep(keys, args)
 		local guard = texts and not texts.err and parse_guard(texts[1])
 		if guard and guard.standing > 0 then
 			local overdue = end_overdue(guard, now)
-			if guard.standing == 0 then
-				redis.pcall('UNLINK', name)
-			elseif overdue > 0 then
-				redis.pcall('SET', name, marks_text(guard))
+			if overdue > 0 then
+				leave_marks(name, guard)
 			end
 			ended = ended + overdue
 			for owner, limit in pairs(guard.marks) do
@@ -1275,11 +1247,7 @@ local function mlc_purge(keys, args)
 				if gone ~= 1 and guard and guard.lo ~= '' and not guard.absent then
 					alone[#alone + 1] = key
 				end
-				if guard and guard.standing > 0 then
-					redis.pcall('SET', name, marks_text(guard))
-				else
-					redis.pcall('UNLINK', name)
-				end
+				leave_marks(name, guard)
 				redis.pcall('UNLINK', kept_name(name))
 				cleared = cleared + 1
 			end

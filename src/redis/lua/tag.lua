@@ -134,7 +134,7 @@ local function mlc_set(keys, args)
 	local version = need_version('version', args[3])
 	local ttl = need_ms('time to live', args[4], 0)
 	local now = now_ms()
-	local action, guard = decide('r', '', version, redis.call('MGET', name)[1], applied, now)
+	local action, guard = decide('r', version, redis.call('MGET', name)[1], applied, now)
 	if action == 'set' and evicts_marks(now) then
 		action = 'delete'
 	end
