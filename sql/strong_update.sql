@@ -27,6 +27,9 @@ CREATE PROCEDURE change(key text, sql text, INOUT value text DEFAULT '', INOUT t
 LANGUAGE plpgsql AS $$
 BEGIN
 	FOR i IN 1 .. 10 LOOP
+		-- from here on nothing is on its way that closes a line of L1
+		PERFORM settle();
+		COMMIT;
 		PERFORM mlcache.get(key);
 		COMMIT;
 		EXECUTE sql;
@@ -35,9 +38,6 @@ BEGIN
 		through := (mlcache.last_read()).source = 'L2';
 		COMMIT;
 		EXIT WHEN through;
-		-- from here on it is cached anew, and nothing is on its way
-		PERFORM settle();
-		COMMIT;
 	END LOOP;
 END $$;
 CALL wait_armed();
