@@ -174,6 +174,18 @@ read_in('old');
 invalidate('A');
 is(source('old'), 'none', 'what says nothing of tags may have any');
 
+# A row's key is the row's, whoever fills it with tags.
+$t->sql("SELECT mlcache.attach('doc', key => 'doc:{id}')");
+$t->wait_applied;
+my $row = $t->load_row('doc:1');
+my $lease = $redis->command('FCALL', 'mlc_get_tagged', 2, 'doc:1', 'mlc:tag:' . $t->ns . ':t:T', 'x', 60000, $t->ns, 0);
+$t->fill_lease({ key => 'doc:1', token => 'x', lo => $lease->[1] }, $row);
+like($redis->command('GET', 'mlc:{doc:1}'), qr/\|\|G[0-9a-f]{4}\|/, 'a row that was filled with a tag');
+is($t->sql("SELECT mlcache.get('doc:1'), (mlcache.last_read()).source"), "$row->{row}|L2", '...is a hit');
+is($t->sql("SELECT count(*) FROM mlcache.audit('doc')"), 0, '...and as an audit wants it');
+$t->sql("SELECT mlcache.detach('doc', 'doc:{id}')");
+$t->wait_applied;
+
 # ---------- the order of things ----------
 
 # A reader that has its answer is stopped until the tag has been invalidated.
