@@ -17,6 +17,7 @@
 #include "miscadmin.h"
 #include "model/glob.h"
 #include "read/free.h"
+#include "read/link.h"
 #include "read/match.h"
 #include "utils/lsyscache.h"
 
@@ -64,11 +65,11 @@ mlc_write_set(const char *key, uint32 keylen, const char *value,
 	check_relay("mlcache.set()");
 	mlc_free_check_key(key, keylen);
 	check_no_rule("mlcache.set()", key, keylen);
-	if (mlc_free_link() == NULL)
+	if (mlc_link_default() == NULL)
 		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("mlcache.set() needs a server that is no Redis Cluster"),
-				 errdetail("Keys of no rule are kept on the first server by name, where there is no cluster.")));
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("mlcache.set() needs a server"),
+				 errhint("CREATE SERVER redis FOREIGN DATA WRAPPER mlcache OPTIONS (url 'redis://localhost:6379');")));
 	if (valuelen > MLC_WRITE_MAX)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),

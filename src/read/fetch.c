@@ -45,6 +45,7 @@
 #include "read/fetch.h"
 #include "read/free.h"
 #include "read/query.h"
+#include "redis/cluster.h"
 #include "redis/command.h"
 #include "shm/l1.h"
 #include "shm/segment.h"
@@ -82,6 +83,7 @@ typedef struct Call
 	FetchState	state;
 	MlcSource	source;			/* of the value */
 	text	   *value;
+	bool		moved;			/* another master has the key */
 	MlcVersion	lo;
 	MlcVersion	applied;		/* as the lease said */
 	MlcL1Ticket ticket;
@@ -245,7 +247,9 @@ add_index(MlcCommand *cmd, Call *call, char kind, const char *text, uint32 len)
 	StringInfoData name;
 
 	initStringInfo(&name);
-	mlc_free_index(&name, call->link->ns, kind, text, len);
+	mlc_free_index(&name, call->link->ns,
+				   mlc_free_slot(call->link, call->key.data, call->key.len),
+				   kind, text, len);
 	mlc_command_add(cmd, name.data, name.len);
 }
 
@@ -301,6 +305,7 @@ take_answer(Call *call, MlcReply *reply)
 	const char *word;
 
 	call->state = FETCH_RUN;
+	call->moved = mlc_cluster_has_moved(reply);
 	if (reply->type != MLC_REPLY_ARRAY || reply->nelements == 0 ||
 		reply->elements[0]->type != MLC_REPLY_STRING)
 		return;
@@ -314,9 +319,10 @@ take_answer(Call *call, MlcReply *reply)
 }
 
 static void
-ask_once(Call *call)
+ask_link(Call *call)
 {
 	call->state = FETCH_RUN;
+	call->moved = false;
 	for (int attempt = 0; attempt < 2; attempt++)
 	{
 		bool		was_open = mlc_conn_is_open(call->link->conn);
@@ -348,6 +354,21 @@ ask_once(Call *call)
 		}
 		mlc_conn_close(call->link->conn);
 	}
+}
+
+static void
+ask_once(Call *call)
+{
+	MlcLink    *link;
+
+	ask_link(call);
+	if (!call->moved)
+		return;
+	link = mlc_free_follow(call->link, call->key.data, call->key.len);
+	if (link == NULL)
+		return;
+	call->link = link;
+	ask_link(call);
 }
 
 /* Asks until there is an answer, or others have been waited for long enough. */
@@ -506,7 +527,7 @@ static void
 answer(Call *call, bool may_cache)
 {
 	if (may_cache && is_followed() && mlc_query_uncacheable(call->query) == NULL)
-		call->link = mlc_free_link();
+		call->link = mlc_free_link(call->key.data, call->key.len);
 	if (call->link)
 	{
 		MLC_FAULT("fetch-before-ask");

@@ -22,6 +22,7 @@
 #include "model/key.h"
 #include "read/free.h"
 #include "read/link.h"
+#include "redis/cluster.h"
 #include "redis/command.h"
 #include "shm/l1.h"
 #include "shm/stats.h"
@@ -35,10 +36,9 @@ bool		(*mlc_free_pending) (const char *key, uint32 keylen, text * *value) = NULL
 bool		(*mlc_free_is_writing) (void) = NULL;
 
 void
-mlc_free_index(StringInfo out, const char *ns, char kind, const char *text,
-			   uint32 len)
+mlc_free_index_text(StringInfo out, char kind, const char *text, uint32 len)
 {
-	appendStringInfo(out, "mlc:tag:%s:%c", ns, kind);
+	appendStringInfoChar(out, kind);
 	if (kind == MLC_INDEX_FREE)
 		return;
 	appendStringInfoChar(out, ':');
@@ -47,6 +47,17 @@ mlc_free_index(StringInfo out, const char *ns, char kind, const char *text,
 			appendStringInfo(out, "%%%02X", (unsigned char) text[i]);
 		else
 			appendStringInfoChar(out, text[i]);
+}
+
+void
+mlc_free_index(StringInfo out, const char *ns, int slot, char kind,
+			   const char *text, uint32 len)
+{
+	if (slot == MLC_NO_SLOT)
+		appendStringInfo(out, "mlc:tag:%s:", ns);
+	else
+		appendStringInfo(out, "mlc:state:{%u}tag:%s:", mlc_cluster_tag(slot), ns);
+	mlc_free_index_text(out, kind, text, len);
 }
 
 void
@@ -80,23 +91,56 @@ mlc_free_is_readable(void)
 }
 
 MlcLink *
-mlc_free_link(void)
+mlc_free_link(const char *key, uint32 keylen)
 {
-	MlcLink    *link = mlc_link_default();
-
-	return link && !mlc_link_is_cluster(link) ? link : NULL;
+	return mlc_link_node(mlc_link_default(), key, keylen);
 }
 
-MlcReply *
-mlc_free_ask(MlcLink *link, MlcCommand *question, const char *key,
-			 uint32 keylen, int64 *pttl)
+MlcLink *
+mlc_free_follow(MlcLink *link, const char *key, uint32 keylen)
+{
+	mlc_link_moved(link);
+	return mlc_link_node(mlc_link_whole(link), key, keylen);
+}
+
+int
+mlc_free_slot(MlcLink *link, const char *key, uint32 keylen)
+{
+	return mlc_link_is_cluster(link) ? mlc_cluster_slot(key, keylen) : MLC_NO_SLOT;
+}
+
+/* A command; asking: for a key that the node is just receiving. */
+static void
+append(MlcLink *link, MlcCommand *cmd, bool asking)
+{
+	MlcCommand	first;
+
+	if (asking)
+	{
+		mlc_command_init(&first);
+		mlc_command_add_cstr(&first, "ASKING");
+		mlc_command_append(&first, link->conn);
+	}
+	mlc_command_append(cmd, link->conn);
+}
+
+static MlcReply *
+reply_to(MlcLink *link, bool asking)
+{
+	return asking && mlc_conn_reply(link->conn) == NULL ? NULL :
+		mlc_conn_reply(link->conn);
+}
+
+static MlcReply *
+ask(MlcLink *link, MlcCommand *question, const char *key, uint32 keylen,
+	int64 *pttl, bool asking)
 {
 	StringInfoData guard;
 	MlcCommand	cmd;
 	MlcReply   *reply;
 	MlcReply   *left;
 
-	mlc_command_append(question, link->conn);
+	append(link, question, asking);
 	if (pttl)
 	{
 		initStringInfo(&guard);
@@ -104,23 +148,30 @@ mlc_free_ask(MlcLink *link, MlcCommand *question, const char *key,
 		mlc_command_init(&cmd);
 		mlc_command_add_cstr(&cmd, "PTTL");
 		mlc_command_add(&cmd, guard.data, guard.len);
-		mlc_command_append(&cmd, link->conn);
+		append(link, &cmd, asking);
 	}
-	reply = mlc_conn_reply(link->conn);
+	reply = reply_to(link, asking);
 	if (reply == NULL)
 		return NULL;
 	mlc_link_good(link);
 	if (pttl)
 	{
-		left = mlc_conn_reply(link->conn);
+		left = reply_to(link, asking);
 		*pttl = left && left->type == MLC_REPLY_INTEGER ? left->integer : -2;
 	}
 	return reply;
 }
 
+MlcReply *
+mlc_free_ask(MlcLink *link, MlcCommand *question, const char *key,
+			 uint32 keylen, int64 *pttl)
+{
+	return ask(link, question, key, keylen, pttl, false);
+}
+
 /* One question; NULL: Redis is out of reach.  *pttl as of mlc_free_ask(). */
 static MlcReply *
-peek(MlcLink *link, const char *key, uint32 keylen, int64 *pttl)
+peek(MlcLink *link, const char *key, uint32 keylen, int64 *pttl, bool asking)
 {
 	for (int attempt = 0; attempt < 2; attempt++)
 	{
@@ -140,7 +191,7 @@ peek(MlcLink *link, const char *key, uint32 keylen, int64 *pttl)
 			mlc_command_add(&cmd, key, keylen);
 			mlc_command_add_cstr(&cmd, link->ns);
 			mlc_command_add_cstr(&cmd, "1");
-			reply = mlc_free_ask(link, &cmd, key, keylen, pttl);
+			reply = ask(link, &cmd, key, keylen, pttl, asking);
 			if (reply)
 				return reply;
 		}
@@ -154,6 +205,29 @@ peek(MlcLink *link, const char *key, uint32 keylen, int64 *pttl)
 		mlc_conn_close(link->conn);
 	}
 	return NULL;
+}
+
+/*
+ * The same of a cluster, whichever node has the key.  There is no row to fall
+ * back on, so one that is on its way is followed, too.
+ */
+static MlcReply *
+peek_anywhere(MlcLink *link, const char *key, uint32 keylen, int64 *pttl)
+{
+	MlcReply   *reply = peek(link, key, keylen, pttl, false);
+
+	if (reply && mlc_cluster_has_moved(reply))
+	{
+		link = mlc_free_follow(link, key, keylen);
+		reply = link ? peek(link, key, keylen, pttl, false) : NULL;
+	}
+	if (reply && reply->type == MLC_REPLY_ERROR &&
+		!MLC_FAULT_SKIP("free-follow"))
+	{
+		link = mlc_link_ask(link, reply->str);
+		reply = link ? peek(link, key, keylen, pttl, true) : NULL;
+	}
+	return reply;
 }
 
 static bool
@@ -235,7 +309,7 @@ mlc_free_from_l1(void)
 text *
 mlc_free_get(const char *key, uint32 keylen, bool l1, MlcVersion *version)
 {
-	MlcLink    *link = mlc_free_link();
+	MlcLink    *link = mlc_free_link(key, keylen);
 	MlcL1Ticket ticket = {0};
 	int64		pttl = -2;
 	MlcReply   *reply = NULL;
@@ -245,7 +319,7 @@ mlc_free_get(const char *key, uint32 keylen, bool l1, MlcVersion *version)
 		mlc_l1_begin(key, keylen, &ticket);
 	MLC_FAULT("free-before-ask");
 	if (link)
-		reply = peek(link, key, keylen, &pttl);
+		reply = peek_anywhere(link, key, keylen, &pttl);
 	value = take(reply, version);
 	MLC_FAULT("free-before-l1");
 	if (value && ticket.token != 0 && pttl != -2 && pttl != 0)

@@ -21,12 +21,21 @@
 #define MLC_INDEX_FETCHED 'k'
 #define MLC_INDEX_FREE 'f'		/* has no text */
 
+#define MLC_NO_SLOT (-1)
+
 /* Begins the keys of what mlcache.fetch() caches, and no others. */
 #define MLC_FETCH_PREFIX '#'
 
-/* Appends the name of an index.  Needs no transaction. */
-extern void mlc_free_index(StringInfo out, const char *ns, char kind,
+/*
+ * Appends the name of an index.  slot: of a Redis Cluster, that of the keys in
+ * it; MLC_NO_SLOT where there is no cluster.  Needs no transaction.
+ */
+extern void mlc_free_index(StringInfo out, const char *ns, int slot, char kind,
 						   const char *text, uint32 len);
+
+/* Appends what its name has behind the namespace. */
+extern void mlc_free_index_text(StringInfo out, char kind, const char *text,
+								uint32 len);
 
 /*
  * ERROR 22023 for what cannot be the key of an entry, or is kept for fetch().
@@ -46,10 +55,19 @@ extern bool (*mlc_free_pending) (const char *key, uint32 keylen, text * *value);
 extern bool (*mlc_free_is_writing) (void);
 
 /*
- * The server that reads of free keys ask; NULL: there is none, or it is a Redis
- * Cluster, which has none.
+ * The server that reads of a free key ask, the first by name; of a Redis Cluster
+ * the key's master.  NULL: there is none, or nobody knows.
  */
-extern MlcLink *mlc_free_link(void);
+extern MlcLink *mlc_free_link(const char *key, uint32 keylen);
+
+/*
+ * A node has answered that another one has the key now: that one; NULL: nobody
+ * knows.
+ */
+extern MlcLink *mlc_free_follow(MlcLink *link, const char *key, uint32 keylen);
+
+/* The slot of a key where the link is to a cluster, else MLC_NO_SLOT. */
+extern int	mlc_free_slot(MlcLink *link, const char *key, uint32 keylen);
 
 /*
  * Sends a question about a key; NULL: the connection is lost.  *pttl: ms that

@@ -348,6 +348,22 @@ mlc_link_node(MlcLink *link, const char *key, uint32 keylen)
 		node_link(link->cluster, &map->nodes[owner]);
 }
 
+MlcLink *
+mlc_link_ask(MlcLink *link, const char *answer)
+{
+	const char *address = strrchr(answer, ' ');
+	const char *colon = strrchr(answer, ':');
+	MlcNode		node;
+
+	if (link->cluster == NULL || link->cluster->map == NULL ||
+		strncmp(answer, "ASK ", 4) != 0 || address == NULL ||
+		colon == NULL || colon <= address + 1)
+		return NULL;
+	node.host = pnstrdup(address + 1, colon - address - 1);
+	node.port = atoi(colon + 1);
+	return node_link(link->cluster, &node);
+}
+
 List *
 mlc_link_nodes(MlcLink *link)
 {

@@ -58,6 +58,9 @@ extern List *mlc_link_all(int nservers, char **servers);
  */
 extern MlcLink *mlc_link_node(MlcLink *link, const char *key, uint32 keylen);
 
+/* The link to the master that an answer "ASK" names; NULL: it names none. */
+extern MlcLink *mlc_link_ask(MlcLink *link, const char *answer);
+
 /* The links to all masters of a cluster, NIL where no node tells. */
 extern List *mlc_link_nodes(MlcLink *link);
 

@@ -20,6 +20,7 @@
 
 #include "redis/cluster.h"
 #include "redis/command.h"
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 
 /* ---------- slots ---------- */
@@ -74,11 +75,11 @@ mlc_cluster_tag(int slot)
 												  sizeof(uint32) * MLC_SLOTS);
 		int			missing = MLC_SLOTS;
 
+		/* a backend does this once, so it should take no time */
 		for (uint32 number = 1; missing > 0; number++)
 		{
 			char		text[16];
-			int			len = snprintf(text, sizeof(text), "%u", number);
-			int			its = crc16(text, len) % MLC_SLOTS;
+			int			its = crc16(text, pg_ultoa_n(number, text)) % MLC_SLOTS;
 
 			if (made[its] != 0)
 				continue;

@@ -165,7 +165,7 @@ mlc_target_send(MlcTarget *target, MlcBatch *batch)
 	if (!oom)
 		mlc_layout_keeps(target, batch);
 	held_back = mlc_layout_events(target, batch, oom);
-	mlc_free_send_sweeps(target, batch);
+	mlc_free_send_sweeps(target, batch, false);
 	if (mlc_stream_has(target) && !oom)
 		mlc_stream_events(target, batch);
 	else if (mlc_stream_has(target) && (batch->nevents > 0 || batch->sweeps))

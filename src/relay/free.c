@@ -7,8 +7,11 @@
  * (lua/tag.lua), so that no entry is there which an invalidation of its tags
  * would miss.
  *
- * An index would have to lie in one slot with all its keys: so a Redis Cluster
- * has no tags, and of keys that are set only the removals.
+ * In a Redis Cluster an index lies in one slot with all its keys, so a tag has
+ * one for each slot.  A removal by tag asks each master for those of the slots
+ * that the map gives it; a slot that has gone, or is on its way and has no index
+ * there, is asked for at all masters when the replies are in, and so are members
+ * of which not all is there (detour.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -18,24 +21,29 @@
 #include "miscadmin.h"
 #include "read/free.h"
 #include "redis/command.h"
+#include "relay/deliver.h"
 #include "relay/free.h"
 #include "relay/group.h"
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 
 #define CURSOR_LEN 24
 #define SCAN_COUNT "1000"
 #define UNTAG_COUNT "200"		/* members that one call looks at */
+#define SLOTS_A_CALL 1000		/* and slots of a cluster */
 #define LAST_VERSION "ffffffffffffffffffffffff"
 
-/* The index of that kind and text on this server. */
+/* The index of that kind and text on this server, for the key. */
 static void
-add_index(MlcCommand *cmd, MlcTarget *target, char kind, const char *text,
-		  uint32 len)
+add_index(MlcCommand *cmd, MlcTarget *target, MlcBatchEvent *event, char kind,
+		  const char *text, uint32 len)
 {
 	StringInfoData name;
 
 	initStringInfo(&name);
-	mlc_free_index(&name, target->ns, kind, text, len);
+	mlc_free_index(&name, target->ns,
+				   target->group ? mlc_group_slot(event) : MLC_NO_SLOT,
+				   kind, text, len);
 	mlc_command_add(cmd, name.data, name.len);
 }
 
@@ -53,9 +61,9 @@ send_set(MlcTarget *target, MlcBatchEvent *event, MlcBody *body)
 	mlc_command_add_cstr(&cmd, "mlc_set");
 	mlc_command_add_int(&cmd, 2 + body->ntags);
 	mlc_command_add(&cmd, event->key, event->keylen);
-	add_index(&cmd, target, MLC_INDEX_FREE, NULL, 0);
+	add_index(&cmd, target, event, MLC_INDEX_FREE, NULL, 0);
 	while (mlc_event_body_next_tag(body, &tag, &len))
-		add_index(&cmd, target, MLC_INDEX_TAG, tag, len);
+		add_index(&cmd, target, event, MLC_INDEX_TAG, tag, len);
 	mlc_command_add_cstr(&cmd, target->ns);
 	mlc_command_add_cstr(&cmd, target->nonce);
 	mlc_command_add(&cmd, version, MLC_VERSION_LEN);
@@ -85,12 +93,22 @@ send_removal(MlcTarget *target, MlcBatchEvent *event)
 	mlc_command_append(&cmd, target->conn);
 }
 
+/* The reply to a command for this event's key, which may have moved. */
+static void
+expect_event(MlcTarget *target, MlcBatchEvent *event)
+{
+	if (target->group)
+		mlc_answer_remember(target, event);
+	mlc_answer_expect(target, MLC_EXPECT_FREE, target->group ? 1 : 0);
+}
+
 bool
 mlc_free_send(MlcTarget *target, MlcBatchEvent *event, bool full)
 {
 	MlcBody		body;
 
-	if (event->rule->id != MLC_RULE_FREE || full || target->group)
+	if (event->rule->id != MLC_RULE_FREE || full ||
+		(target->group && event->op != MLC_OP_SET))
 		return false;
 	if (event->op != MLC_OP_SET)
 		send_removal(target, event);
@@ -98,7 +116,7 @@ mlc_free_send(MlcTarget *target, MlcBatchEvent *event, bool full)
 		send_set(target, event, &body);
 	else
 		return false;
-	mlc_target_expect(target, MLC_EXPECT_FREE);
+	expect_event(target, event);
 	return true;
 }
 
@@ -131,6 +149,54 @@ mlc_free_sent(MlcTarget *target, MlcReply *reply)
 	return NULL;
 }
 
+/*
+ * The numbers of a few slots of a master, from *slot on, as the library takes
+ * them; *slot: where to go on.  Returns how many.
+ */
+static int
+list_slots(MlcTarget *target, int *slot, StringInfo list)
+{
+	MlcClusterMap *map = target->group->map;
+	int			n = 0;
+
+	for (; *slot < MLC_SLOTS && n < SLOTS_A_CALL; (*slot)++)
+	{
+		char		number[16];
+
+		if (map->owner[*slot] != target->node)
+			continue;
+		if (n++ > 0)
+			appendStringInfoChar(list, ' ');
+		appendBinaryStringInfo(list, number,
+							   pg_ultoa_n(mlc_cluster_tag(*slot), number));
+	}
+	return n;
+}
+
+/* Is there an index of free keys in any slot of this master? */
+static bool
+any_in_slots(MlcTarget *target)
+{
+	StringInfoData list;
+	int			slot = 0;
+
+	initStringInfo(&list);
+	while (slot < MLC_SLOTS)
+	{
+		MlcReply   *reply;
+
+		resetStringInfo(&list);
+		if (list_slots(target, &slot, &list) == 0)
+			break;
+		reply = mlc_command_simple(target->conn, "FCALL", "mlc_indexes", "0",
+								   target->ns, "f", list.data, NULL);
+		if (reply == NULL || reply->type != MLC_REPLY_INTEGER ||
+			reply->integer > 0)
+			return true;
+	}
+	return false;
+}
+
 bool
 mlc_free_any(MlcTarget *target)
 {
@@ -138,9 +204,9 @@ mlc_free_any(MlcTarget *target)
 	MlcReply   *reply;
 
 	if (target->group)
-		return false;
+		return any_in_slots(target);
 	initStringInfo(&name);
-	mlc_free_index(&name, target->ns, MLC_INDEX_FREE, NULL, 0);
+	mlc_free_index(&name, target->ns, MLC_NO_SLOT, MLC_INDEX_FREE, NULL, 0);
 	reply = mlc_command_simple(target->conn, "EXISTS", name.data, NULL);
 	return reply == NULL || reply->type != MLC_REPLY_INTEGER ||
 		reply->integer > 0;
@@ -148,12 +214,53 @@ mlc_free_any(MlcTarget *target)
 
 /* ---- many keys at once ---- */
 
+static void
+expect_step(MlcTarget *target, MlcSweep *sweep)
+{
+	MemoryContext old = MemoryContextSwitchTo(target->context);
+
+	mlc_target_expect(target, MLC_EXPECT_SWEEP);
+	target->sweeps = lappend(target->sweeps, sweep);
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Of a cluster, through the indexes in a few slots.  Not ASKING: what is on its
+ * way is to be refused, since only then do we hear of it.  False: there are no
+ * more slots.
+ */
+static bool
+send_slots(MlcTarget *target, MlcSweep *sweep, const char *cursor)
+{
+	MlcCommand	cmd;
+	StringInfoData list;
+
+	initStringInfo(&list);
+	sweep->next_slot = sweep->slot;
+	sweep->nslots = list_slots(target, &sweep->next_slot, &list);
+	if (sweep->nslots == 0)
+		return false;
+	mlc_command_init(&cmd);
+	mlc_command_add_cstr(&cmd, "FCALL");
+	mlc_command_add_cstr(&cmd, "mlc_untag_slots");
+	mlc_command_add_cstr(&cmd, "0");
+	mlc_command_add_cstr(&cmd, target->ns);
+	mlc_command_add_cstr(&cmd, sweep->name);
+	mlc_command_add(&cmd, sweep->version, MLC_VERSION_LEN);
+	mlc_command_add_cstr(&cmd, UNTAG_COUNT);
+	mlc_command_add_int(&cmd, sweep->skip);
+	mlc_command_add_cstr(&cmd, cursor);
+	mlc_command_add(&cmd, list.data, list.len);
+	mlc_command_append(&cmd, target->conn);
+	expect_step(target, sweep);
+	return true;
+}
+
 /* One step; cursor is where to go on. */
 static void
 send_step(MlcTarget *target, MlcSweep *sweep, const char *cursor)
 {
 	bool		indexed = sweep->op == MLC_OP_TAG;
-	MemoryContext old;
 	MlcCommand	cmd;
 
 	mlc_command_init(&cmd);
@@ -177,10 +284,7 @@ send_step(MlcTarget *target, MlcSweep *sweep, const char *cursor)
 		mlc_command_add_cstr(&cmd, sweep->name);
 	mlc_command_add(&cmd, sweep->version, MLC_VERSION_LEN);
 	mlc_command_append(&cmd, target->conn);
-	mlc_target_expect(target, MLC_EXPECT_SWEEP);
-	old = MemoryContextSwitchTo(target->context);
-	target->sweeps = lappend(target->sweeps, sweep);
-	MemoryContextSwitchTo(old);
+	expect_step(target, sweep);
 }
 
 static MlcSweep *
@@ -209,9 +313,15 @@ begin_tag(MlcTarget *target, char kind, const char *text, uint32 len,
 	StringInfoData name;
 
 	initStringInfo(&name);
-	mlc_free_index(&name, target->ns, kind, text, len);
+	if (target->group)
+		mlc_free_index_text(&name, kind, text, len);
+	else
+		mlc_free_index(&name, target->ns, MLC_NO_SLOT, kind, text, len);
 	sweep->name = MemoryContextStrdup(target->context, name.data);
-	send_step(target, sweep, "0");
+	if (target->group == NULL)
+		send_step(target, sweep, "0");
+	else if (!send_slots(target, sweep, "0"))
+		free_sweep(sweep);
 }
 
 /* Guards have one of two shapes; see model/key.h. */
@@ -239,7 +349,8 @@ send_touch(MlcTarget *target, MlcBatchEvent *event, const char *key, uint32 len)
 	MlcBody		body;
 	MlcCommand	cmd;
 
-	if (!mlc_event_body_open(&body, event->payload, event->payloadlen))
+	if (!mlc_group_owns_event(target, event) ||
+		!mlc_event_body_open(&body, event->payload, event->payloadlen))
 		return;
 	mlc_version_print(event->version, version);
 	mlc_command_init(&cmd);
@@ -247,17 +358,17 @@ send_touch(MlcTarget *target, MlcBatchEvent *event, const char *key, uint32 len)
 	mlc_command_add_cstr(&cmd, "mlc_touch");
 	mlc_command_add_cstr(&cmd, "2");
 	mlc_command_add(&cmd, key, len);
-	add_index(&cmd, target, MLC_INDEX_FREE, NULL, 0);
+	add_index(&cmd, target, event, MLC_INDEX_FREE, NULL, 0);
 	mlc_command_add_cstr(&cmd, target->ns);
 	mlc_command_add_cstr(&cmd, target->nonce);
 	mlc_command_add(&cmd, version, MLC_VERSION_LEN);
 	mlc_command_add_int(&cmd, body.ttl);
 	mlc_command_append(&cmd, target->conn);
-	mlc_target_expect(target, MLC_EXPECT_FREE);
+	expect_event(target, event);
 }
 
 void
-mlc_free_send_sweeps(MlcTarget *target, MlcBatch *batch)
+mlc_free_send_sweeps(MlcTarget *target, MlcBatch *batch, bool patterns)
 {
 	for (int i = 0; batch->sweeps && i < batch->sweeps->nevents; i++)
 	{
@@ -269,7 +380,7 @@ mlc_free_send_sweeps(MlcTarget *target, MlcBatch *batch)
 			continue;
 		if (event->op == MLC_OP_PATTERN)
 			begin_pattern(target, text, len, event->version);
-		else if (target->group)
+		else if (patterns)
 			continue;
 		else if (event->op == MLC_OP_TAG)
 			begin_tag(target, MLC_INDEX_TAG, text, len, event->version);
@@ -313,6 +424,39 @@ follow_keys(MlcTarget *target, MlcReply *keys)
 									 keys->elements[i]->len);
 }
 
+/* A step through indexes in slots: what is left of them? */
+static const char *
+slots_swept(MlcTarget *target, MlcSweep *sweep, MlcReply *reply)
+{
+	MlcReply   *missing;
+
+	if (reply->nelements != 5 ||
+		reply->elements[3]->type != MLC_REPLY_INTEGER ||
+		reply->elements[4]->type != MLC_REPLY_ARRAY)
+	{
+		free_sweep(sweep);
+		return "mlc_untag_slots: unexpected reply";
+	}
+	missing = reply->elements[4];
+	for (size_t i = 0; !target->aside && i < missing->nelements; i++)
+		if (missing->elements[i]->type == MLC_REPLY_STRING)
+			mlc_group_add_lost(target->group, sweep, missing->elements[i]->str);
+	if (reply->elements[3]->integer >= sweep->nslots)
+	{
+		sweep->slot = sweep->next_slot;
+		sweep->skip = 0;
+	}
+	else
+		sweep->skip = reply->elements[3]->integer;
+	if (!send_slots(target, sweep, reply->elements[0]->str))
+	{
+		free_sweep(sweep);
+		MLC_FAULT("relay-swept");
+		return NULL;
+	}
+	return mlc_conn_push(target->conn) ? NULL : mlc_conn_error(target->conn);
+}
+
 const char *
 mlc_free_swept(MlcTarget *target, MlcReply *reply)
 {
@@ -325,6 +469,8 @@ mlc_free_swept(MlcTarget *target, MlcReply *reply)
 	count_swept(target, sweep->op, reply->elements[1]->integer);
 	if (reply->nelements > 2 && reply->elements[2]->type == MLC_REPLY_ARRAY)
 		follow_keys(target, reply->elements[2]);
+	if (target->group && sweep->op == MLC_OP_TAG)
+		return slots_swept(target, sweep, reply);
 	if (strcmp(reply->elements[0]->str, "0") == 0)
 	{
 		free_sweep(sweep);
@@ -353,8 +499,6 @@ mlc_free_tidy(MlcTarget *target)
 {
 	MlcCommand	cmd;
 
-	if (target->group)
-		return;
 	mlc_command_init(&cmd);
 	mlc_command_add_cstr(&cmd, "FCALL");
 	mlc_command_add_cstr(&cmd, "mlc_tidy");
@@ -420,9 +564,49 @@ purge_index(MlcTarget *target, const char *index)
 						   "UNLINK");
 }
 
+/*
+ * The same for one slot of a master.  What has only a part here is removed from
+ * the others, too; where one of them is away, it stays in the index.
+ */
+static bool
+purge_slot_index(MlcTarget *target, const char *index)
+{
+	const char *number = strchr(index, '{');
+	const char *close = strchr(index, '}');
+	char		cursor[CURSOR_LEN] = "0";
+	MlcReply   *reply;
+
+	if (number == NULL || close == NULL ||
+		strlen(close) < strlen("}tag:") + strlen(target->ns) + 1)
+		return true;
+	do
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (!mlc_group_ask_anyway(target))
+			return false;
+		reply = mlc_command_simple(target->conn, "FCALL", "mlc_untag_slots", "0",
+								   target->ns,
+								   close + strlen("}tag:") + strlen(target->ns) + 1,
+								   LAST_VERSION, UNTAG_COUNT, "0", cursor,
+								   pnstrdup(number + 1, close - number - 1), NULL);
+		if (!mlc_target_good(target, reply, "mlc_untag_slots"))
+			return false;
+		if (!is_step(reply) || reply->nelements != 5 ||
+			reply->elements[2]->type != MLC_REPLY_ARRAY)
+		{
+			mlc_target_fail(target, "mlc_untag_slots: unexpected reply");
+			return false;
+		}
+		follow_keys(target, reply->elements[2]);
+		strlcpy(cursor, reply->elements[0]->str, sizeof(cursor));
+	} while (strcmp(cursor, "0") != 0);
+	return true;
+}
+
 static bool
 purge_indexes(MlcTarget *target)
 {
+	const char *glob = target->group ? "mlc:state:{*}tag:%s:*" : "mlc:tag:%s:*";
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "mlcache purge",
 												  ALLOCSET_DEFAULT_SIZES);
@@ -437,7 +621,7 @@ purge_indexes(MlcTarget *target)
 		CHECK_FOR_INTERRUPTS();
 		MemoryContextReset(context);
 		reply = mlc_command_simple(target->conn, "SCAN", cursor, "MATCH",
-								   psprintf("mlc:tag:%s:*", target->ns),
+								   psprintf(glob, target->ns),
 								   "COUNT", SCAN_COUNT, NULL);
 		good = page(target, reply, "SCAN", cursor, sizeof(cursor),
 					MLC_REPLY_ARRAY);
@@ -447,7 +631,8 @@ purge_indexes(MlcTarget *target)
 
 			/* no name of ours has a zero in it */
 			if (name->type == MLC_REPLY_STRING && strlen(name->str) == name->len)
-				good = purge_index(target, name->str);
+				good = target->group ? purge_slot_index(target, name->str) :
+					purge_index(target, name->str);
 		}
 	} while (good && strcmp(cursor, "0") != 0);
 	MemoryContextSwitchTo(old);
@@ -458,5 +643,9 @@ purge_indexes(MlcTarget *target)
 bool
 mlc_free_purge(MlcTarget *target)
 {
-	return target->group != NULL || purge_indexes(target);
+	bool		good = purge_indexes(target);
+
+	if (target->group)
+		mlc_group_remove_detours(target->group);
+	return good;
 }

@@ -14,7 +14,7 @@
 
 /*
  * Sends an event about a key of no rule by itself.  False: it is no such event,
- * or Redis is full, or a cluster, and a removal among others will do.
+ * or Redis is full, or it is a removal in a cluster, which goes among others.
  */
 extern bool mlc_free_send(MlcTarget *target, MlcBatchEvent *event, bool full);
 
@@ -27,9 +27,9 @@ extern const char *mlc_free_sent(MlcTarget *target, MlcReply *reply);
 /*
  * Sends what removes many keys at once (tags, patterns, and what was fetched
  * under keys that are invalidated), and touches.  Comes behind all other events, which it
- * tells by their versions.
+ * tells by their versions.  patterns: these only.
  */
-extern void mlc_free_send_sweeps(MlcTarget *target, MlcBatch *batch);
+extern void mlc_free_send_sweeps(MlcTarget *target, MlcBatch *batch, bool patterns);
 
 /* Takes the reply to a step of such a removal; NULL, or what is wrong. */
 extern const char *mlc_free_swept(MlcTarget *target, MlcReply *reply);

@@ -74,11 +74,22 @@ mlc_group_owns(MlcTarget *target, const char *key, uint32 keylen)
 bool
 mlc_group_owns_event(MlcTarget *target, MlcBatchEvent *event)
 {
-	if (target->group == NULL)
-		return true;
+	return target->group == NULL ||
+		target->group->map->owner[mlc_group_slot(event)] == target->node;
+}
+
+int
+mlc_group_slot(MlcBatchEvent *event)
+{
+	uint32		len;
+	const char *text;
+
 	if (event->slot < 0)
-		event->slot = mlc_cluster_slot(event->key, event->keylen);
-	return target->group->map->owner[event->slot] == target->node;
+	{
+		text = mlc_batch_text(event, &len);
+		event->slot = mlc_cluster_slot(text, len);
+	}
+	return event->slot;
 }
 
 static bool
@@ -391,8 +402,9 @@ mlc_group_may_advance(MlcTarget *target)
 		MLC_FAULT_SKIP("relay-together");
 }
 
+/* May delivering again make entries?  Asks the masters for free keys. */
 static bool
-any_replicates(void)
+any_replicates(MlcGroup *group)
 {
 	HASH_SEQ_STATUS status;
 	MlcRelayRule *rule;
@@ -401,18 +413,39 @@ any_replicates(void)
 	hash_seq_init(&status, mlc_relay->rules);
 	while ((rule = hash_seq_search(&status)) != NULL)
 		found |= rule->replicate && rule->id != MLC_RULE_FREE;
+	for (int i = 0; i < mlc_relay->ntargets && !found; i++)
+		found = mlc_relay->targets[i]->group == group &&
+			mlc_target_is_reached(mlc_relay->targets[i]) &&
+			mlc_target_is_at_rest(mlc_relay->targets[i]) &&
+			mlc_free_any(mlc_relay->targets[i]);
 	return found;
+}
+
+/* Is there one to which a part of a batch has been delivered? */
+static bool
+any_in_part(MlcGroup *group)
+{
+	for (int i = 0; i < mlc_relay->ntargets; i++)
+	{
+		MlcTarget  *target = mlc_relay->targets[i];
+
+		if (target->group == group && mlc_target_is_live(target) &&
+			mlc_version_compare(target->applied, target->applying) < 0)
+			return true;
+	}
+	return false;
 }
 
 void
 mlc_group_joined(MlcTarget *joined, bool purged)
 {
 	MlcGroup   *group = joined->group;
-	bool		replicates = any_replicates();
 	MlcVersion	lowest = joined->applied;
+	bool		replicates;
 
 	/* what is to be delivered again is more than has been kept */
 	mlc_flow_drop_aside(group);
+	replicates = any_in_part(group) && any_replicates(group);
 	for (int i = 0; i < mlc_relay->ntargets && !purged; i++)
 	{
 		MlcTarget  *target = mlc_relay->targets[i];
@@ -443,15 +476,16 @@ mlc_group_joined(MlcTarget *joined, bool purged)
 void
 mlc_group_begin_again(void)
 {
-	bool		replicates = any_replicates();
 	ListCell   *lc;
 
 	foreach(lc, mlc_relay->groups)
 	{
 		MlcGroup   *group = lfirst(lc);
+		bool		replicates = group->failed && any_in_part(group) &&
+		any_replicates(group);
 
 		/* what replicates must not show older rows on the way */
-		for (int i = 0; i < mlc_relay->ntargets && group->failed && replicates; i++)
+		for (int i = 0; i < mlc_relay->ntargets && replicates; i++)
 		{
 			MlcTarget  *target = mlc_relay->targets[i];
 
@@ -638,7 +672,7 @@ send_patterns(MlcGroup *group, MlcBatch *batch)
 
 		if (target->group != group || !mlc_target_is_reached(target))
 			continue;
-		mlc_free_send_sweeps(target, batch);
+		mlc_free_send_sweeps(target, batch, true);
 		target->sent_at = GetCurrentTimestamp();
 		if (mlc_conn_push(target->conn))
 			sent = true;

@@ -39,7 +39,19 @@ struct MlcGroup
 	int			ndetours;		/* keys that were not where the map says */
 	int			detours_size;
 	MlcBatchEvent **detours;
+	List	   *touches;		/* of MlcBatchEvent: the same, not to be
+								 * removed */
+	List	   *lost;			/* of MlcLost: indexes that were not there */
 };
+
+/* Indexes of a tag in a slot that is not where the map says, or on its way. */
+typedef struct MlcLost
+{
+	char	   *name;			/* as in MlcSweep */
+	char		version[MLC_VERSION_LEN + 1];
+	char	   *number;			/* in the index's name */
+	int			slot;
+} MlcLost;
 
 /* In a transaction; with one target, whose node is not known yet. */
 extern MlcGroup *mlc_group_create(Oid serverid);
@@ -73,6 +85,9 @@ extern bool mlc_group_same_nodes(MlcGroup *group, MlcClusterMap *map);
 /* Is the key in a slot of this target?  True for what is no cluster. */
 extern bool mlc_group_owns(MlcTarget *target, const char *key, uint32 keylen);
 extern bool mlc_group_owns_event(MlcTarget *target, MlcBatchEvent *event);
+
+/* The slot of an event's key, be it one of the batch's sweeps. */
+extern int	mlc_group_slot(MlcBatchEvent *event);
 
 /*
  * May what was delivered be called applied?  Not while a master is away or set
@@ -130,6 +145,16 @@ extern void mlc_group_add_detour(MlcGroup *group, MlcBatchEvent *event);
 
 /* The same for a key of which there is no event: it is removed. */
 extern void mlc_group_add_detour_key(MlcGroup *group, const char *key, size_t len);
+
+/* The same for all that a tag's index in a slot leads to. */
+extern void mlc_group_add_lost(MlcGroup *group, MlcSweep *sweep,
+							   const char *number);
+
+/*
+ * Has the masters that are idle remove the keys that were added, and forgets
+ * these.  For a purge, with nothing in flight.
+ */
+extern void mlc_group_remove_detours(MlcGroup *group);
 
 /* All replies to the batch are in: delivers what was not where it should be. */
 extern void mlc_group_settle(void);

@@ -293,6 +293,8 @@ append_node_events(MlcTarget *target, MlcBatch *batch, bool oom, bool *held_back
 			continue;
 		if (oom && event->op == MLC_OP_REPLICATE)
 			*held_back = true;
+		if (mlc_free_send(target, event, oom))
+			continue;
 		if (is_scripted(event) && !oom)
 			add_value(target, kinds, event);
 		else if (event->rule->consistency == MLC_STRONG &&

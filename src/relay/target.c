@@ -303,8 +303,7 @@ redelivery_shows(MlcTarget *target, MlcReply **state, HTAB *rules)
 	hash_seq_init(&status, rules);
 	while ((rule = hash_seq_search(&status)) != NULL)
 		found |= rule->replicate &&
-			(rule->id != MLC_RULE_FREE ||
-			 (target->group == NULL && mlc_free_any(target)));
+			(rule->id != MLC_RULE_FREE || mlc_free_any(target));
 	return found;
 }
 
@@ -342,9 +341,8 @@ enter(MlcTarget *target, bool armed)
 	LWLockRelease(mlc_shared->lock);
 }
 
-/* The answer to a heartbeat may be on its way.  False: the target is down. */
-static bool
-is_at_rest(MlcTarget *target)
+bool
+mlc_target_is_at_rest(MlcTarget *target)
 {
 	while (!mlc_target_poll(target) && mlc_target_is_live(target))
 		(void) mlc_conn_wait(target->conn);
@@ -354,7 +352,7 @@ is_at_rest(MlcTarget *target)
 bool
 mlc_target_take_back(MlcTarget *target, MlcVersion applied)
 {
-	if (!is_at_rest(target))
+	if (!mlc_target_is_at_rest(target))
 		return false;
 	target->applied = target->published = target->applying = applied;
 	mlc_target_new_nonce(target->nonce);
@@ -368,7 +366,7 @@ bool
 mlc_target_start_over(MlcTarget *target, MlcVersion position, HTAB *rules,
 					  const char *reason)
 {
-	if (!is_at_rest(target) || !start_over(target, position, rules, reason))
+	if (!mlc_target_is_at_rest(target) || !start_over(target, position, rules, reason))
 		return false;
 	enter(target, false);
 	return true;
@@ -511,7 +509,7 @@ mlc_target_arm(MlcTarget *target)
 void
 mlc_target_retire(MlcTarget *target, HTAB *rules)
 {
-	if (!is_at_rest(target))
+	if (!mlc_target_is_at_rest(target))
 		return;
 	mlc_target_new_nonce(target->nonce);
 	if (!mlc_target_good(target,

@@ -54,8 +54,15 @@ typedef struct MlcSweep
 {
 	MlcOp		op;				/* MLC_OP_TAG: through an index; or
 								 * MLC_OP_PATTERN: by a glob of guards */
-	char	   *name;			/* of the index; the glob */
+	char	   *name;			/* of the index; the glob; in a cluster, what
+								 * indexes have behind the namespace */
 	char		version[MLC_VERSION_LEN + 1];
+
+	/* through the slots of a master: those of the step under way */
+	int			slot;			/* the first */
+	int			nslots;
+	int			next_slot;		/* behind the last */
+	int			skip;			/* so many of them are done */
 } MlcSweep;
 
 typedef struct MlcTarget
@@ -167,6 +174,9 @@ extern bool mlc_target_start_over(MlcTarget *target, MlcVersion position,
 /* Connected, and nothing in flight? */
 extern bool mlc_target_is_idle(MlcTarget *target);
 extern bool mlc_target_is_live(MlcTarget *target);
+
+/* Waits: the answer to a heartbeat may be on its way.  False: it is down. */
+extern bool mlc_target_is_at_rest(MlcTarget *target);
 
 /* Live, and not set aside: it gets what there is. */
 extern bool mlc_target_is_reached(MlcTarget *target);

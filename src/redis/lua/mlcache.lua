@@ -46,7 +46,7 @@
 -- would not be safe here).
 
 -- Thousands count what older callers do not understand.
-local VERSION = 3000
+local VERSION = 3001
 
 local MAX_KEYS = 1000
 local MAX_MS = 1000 * 60 * 60 * 24 * 366 * 100
