@@ -22,6 +22,7 @@
 #include "model/glob.h"
 #include "read/free.h"
 #include "redis/command.h"
+#include "relay/free.h"
 #include "relay/group.h"
 #include "relay/relay.h"
 #include "utils/memutils.h"
@@ -381,16 +382,34 @@ enter_indexes(MlcGroup *group, MlcBatchEvent *event, MlcBody body)
  * it, and once more, since a member without an entry may be tidied away.
  */
 static bool
+set_on_its_way(MlcGroup *group, MlcBatchEvent *event, MlcBody body)
+{
+	return enter_indexes(group, event, body) &&
+		set_value(group, event, body.ttl, body.value, body.valuelen) &&
+		enter_indexes(group, event, body);
+}
+
+/* As ever where its slot has arrived. */
+static bool
 set_free(MlcGroup *group, MlcBatchEvent *event)
 {
+	MlcTarget  *target = member_at(group, event->slot, NULL);
 	MlcBody		body;
+	MlcCommand	cmd;
+	MlcReply   *reply;
 
 	if (!mlc_event_body_open(&body, event->payload, event->payloadlen) ||
 		is_swept(event, body) || MLC_FAULT_SKIP("relay-detour-set"))
 		return true;
-	return enter_indexes(group, event, body) &&
-		set_value(group, event, body.ttl, body.value, body.valuelen) &&
-		enter_indexes(group, event, body);
+	if (target == NULL)
+		return false;
+	mlc_free_lay_out_set(target, event, body, &cmd);
+	reply = mlc_command_call(&cmd, target->conn);
+	if (reply && (starts_with(reply, "OOM") || starts_with(reply, "NOPERM")))
+		return true;			/* it is removed, as anywhere */
+	if (reply && mlc_cluster_is_redirect(reply))
+		return set_on_its_way(group, event, body);
+	return mlc_target_good(target, reply, "mlc_set");
 }
 
 /* One that is in two places at once keeps its time to live. */

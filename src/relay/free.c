@@ -47,29 +47,28 @@ add_index(MlcCommand *cmd, MlcTarget *target, MlcBatchEvent *event, char kind,
 	mlc_command_add(cmd, name.data, name.len);
 }
 
-static void
-send_set(MlcTarget *target, MlcBatchEvent *event, MlcBody *body)
+void
+mlc_free_lay_out_set(MlcTarget *target, MlcBatchEvent *event, MlcBody body,
+					 MlcCommand *cmd)
 {
-	char		version[MLC_VERSION_LEN + 1];
-	MlcCommand	cmd;
+	char	   *version = palloc(MLC_VERSION_LEN + 1);
 	const char *tag;
 	uint32		len;
 
 	mlc_version_print(event->version, version);
-	mlc_command_init(&cmd);
-	mlc_command_add_cstr(&cmd, "FCALL");
-	mlc_command_add_cstr(&cmd, "mlc_set");
-	mlc_command_add_int(&cmd, 2 + body->ntags);
-	mlc_command_add(&cmd, event->key, event->keylen);
-	add_index(&cmd, target, event, MLC_INDEX_FREE, NULL, 0);
-	while (mlc_event_body_next_tag(body, &tag, &len))
-		add_index(&cmd, target, event, MLC_INDEX_TAG, tag, len);
-	mlc_command_add_cstr(&cmd, target->ns);
-	mlc_command_add_cstr(&cmd, target->nonce);
-	mlc_command_add(&cmd, version, MLC_VERSION_LEN);
-	mlc_command_add_int(&cmd, body->ttl);
-	mlc_command_add(&cmd, body->value, body->valuelen);
-	mlc_command_append(&cmd, target->conn);
+	mlc_command_init(cmd);
+	mlc_command_add_cstr(cmd, "FCALL");
+	mlc_command_add_cstr(cmd, "mlc_set");
+	mlc_command_add_int(cmd, 2 + body.ntags);
+	mlc_command_add(cmd, event->key, event->keylen);
+	add_index(cmd, target, event, MLC_INDEX_FREE, NULL, 0);
+	while (mlc_event_body_next_tag(&body, &tag, &len))
+		add_index(cmd, target, event, MLC_INDEX_TAG, tag, len);
+	mlc_command_add_cstr(cmd, target->ns);
+	mlc_command_add_cstr(cmd, target->nonce);
+	mlc_command_add(cmd, version, MLC_VERSION_LEN);
+	mlc_command_add_int(cmd, body.ttl);
+	mlc_command_add(cmd, body.value, body.valuelen);
 }
 
 static void
@@ -106,6 +105,7 @@ bool
 mlc_free_send(MlcTarget *target, MlcBatchEvent *event, bool full)
 {
 	MlcBody		body;
+	MlcCommand	cmd;
 
 	if (event->rule->id != MLC_RULE_FREE || full ||
 		(target->group && event->op != MLC_OP_SET))
@@ -113,7 +113,10 @@ mlc_free_send(MlcTarget *target, MlcBatchEvent *event, bool full)
 	if (event->op != MLC_OP_SET)
 		send_removal(target, event);
 	else if (mlc_event_body_open(&body, event->payload, event->payloadlen))
-		send_set(target, event, &body);
+	{
+		mlc_free_lay_out_set(target, event, body, &cmd);
+		mlc_command_append(&cmd, target->conn);
+	}
 	else
 		return false;
 	expect_event(target, event);
@@ -320,7 +323,7 @@ begin_tag(MlcTarget *target, char kind, const char *text, uint32 len,
 	sweep->name = MemoryContextStrdup(target->context, name.data);
 	if (target->group == NULL)
 		send_step(target, sweep, "0");
-	else if (!send_slots(target, sweep, "0"))
+	else if (MLC_FAULT_SKIP("relay-untag") || !send_slots(target, sweep, "0"))
 		free_sweep(sweep);
 }
 

@@ -10,6 +10,8 @@
 
 #include "postgres.h"
 
+#include "model/event.h"
+#include "redis/command.h"
 #include "relay/target.h"
 
 /*
@@ -17,6 +19,10 @@
  * or Redis is full, or it is a removal in a cluster, which goes among others.
  */
 extern bool mlc_free_send(MlcTarget *target, MlcBatchEvent *event, bool full);
+
+/* The command for a key that is set, in the current context. */
+extern void mlc_free_lay_out_set(MlcTarget *target, MlcBatchEvent *event,
+								 MlcBody body, MlcCommand *cmd);
 
 /*
  * Takes the reply to that, or to a touch; NULL, or what is wrong.  A key that

@@ -6,117 +6,14 @@ use strict;
 use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/lib";
-use IPC::Run;
 use MlcFaults;
+use MlcFetchLoad;
 use MlcTest;
 use Test::More;
 
 my $t = MlcTest->new('fetch', no_tables => 1);
 
-$t->sql(<<'SQL');
-CREATE TABLE fence (n int);
-CREATE TABLE doc (id int PRIMARY KEY, grp int, ver bigint NOT NULL);
-INSERT INTO doc SELECT i, i % 4, 1 FROM generate_series(1, 40) i;
-CREATE TABLE ack (grp int PRIMARY KEY, ver bigint NOT NULL);
-INSERT INTO ack SELECT g, 0 FROM generate_series(0, 3) g;
-CREATE TABLE note (id int PRIMARY KEY, ver bigint NOT NULL);
-INSERT INTO note SELECT i, 1 FROM generate_series(1, 4) i;
-CREATE TABLE free_ack (key text PRIMARY KEY, ver bigint NOT NULL);
-INSERT INTO free_ack SELECT 'free:' || g, 0 FROM generate_series(1, 40) g;
-INSERT INTO free_ack SELECT 'note:' || id, 0 FROM note;
-CREATE TABLE stop (n int);
-CREATE TABLE violation (grp int, ver bigint, ack bigint, source text);
-CREATE TABLE sources (source text, n bigint);
-
-CREATE FUNCTION document(g int) RETURNS json LANGUAGE sql VOLATILE AS $$
-	SELECT mlcache.fetch('doc:' || g, 'SELECT sum(ver) AS ver, json_agg(id ORDER BY id) AS ids FROM doc WHERE grp = $1',
-		ARRAY[g::text], CASE WHEN g = 1 THEN interval '1 s' END, '{doc}') -> 0
-$$;
-
-CREATE PROCEDURE reader() LANGUAGE plpgsql AS $$
-DECLARE
-	n jsonb := '{}';
-	g int;
-	k text;
-	a bigint;
-	v bigint;
-	s text;
-BEGIN
-	WHILE NOT EXISTS (SELECT FROM stop) LOOP
-		IF random() < 0.5 THEN
-			g := (random() * 3)::int;
-			SELECT ack.ver INTO a FROM ack WHERE ack.grp = g;
-			v := (document(g) ->> 'ver')::bigint;
-			s := (mlcache.last_read()).source;
-		ELSE
-			k := CASE WHEN random() < 0.5 THEN 'free:' || 1 + (random() * 39)::int
-				ELSE 'note:' || 1 + (random() * 3)::int END;
-			SELECT free_ack.ver INTO a FROM free_ack WHERE key = k;
-			v := mlcache.get(k);
-			s := coalesce('free ' || (mlcache.last_read()).source, 'free none');
-		END IF;
-		n := n || jsonb_build_object(s, coalesce((n ->> s)::int, 0) + 1);
-		COMMIT;
-		IF v < a THEN
-			INSERT INTO violation VALUES (g, v, a, s);
-			COMMIT;
-		END IF;
-	END LOOP;
-	INSERT INTO sources SELECT key, value::bigint FROM jsonb_each_text(n);
-END $$;
-
-CREATE PROCEDURE writer() LANGUAGE plpgsql AS $$
-DECLARE
-	chosen int;
-	g int;
-	v bigint;
-	total bigint;
-BEGIN
-	WHILE NOT EXISTS (SELECT FROM stop) LOOP
-		chosen := 1 + (random() * 39)::int;
-		UPDATE doc SET ver = ver + 1 WHERE id = chosen RETURNING grp, ver INTO g, v;
-		PERFORM mlcache.set('free:' || chosen, v::text,
-			CASE WHEN chosen % 2 = 0 THEN interval '1 hour' END, ARRAY['g' || g]);
-		IF random() < 0.2 THEN
-			ROLLBACK;
-			CONTINUE;
-		ELSIF random() < 0.1 THEN
-			PERFORM mlcache.invalidate_tag('g' || g);
-		END IF;
-		COMMIT;
-		SELECT sum(doc.ver) INTO total FROM doc WHERE doc.grp = g;
-		IF mlcache.wait_applied(mlcache.last_commit_version(), '200 ms') THEN
-			UPDATE ack SET ver = greatest(ack.ver, total) WHERE ack.grp = g;
-			UPDATE free_ack SET ver = greatest(free_ack.ver, v) WHERE key = 'free:' || chosen;
-			COMMIT;
-		END IF;
-		PERFORM pg_sleep(0.002);
-		COMMIT;
-	END LOOP;
-END $$;
--- changes of free keys alone, without any tag
-CREATE PROCEDURE noter() LANGUAGE plpgsql AS $$
-DECLARE
-	chosen int;
-	v bigint;
-BEGIN
-	WHILE NOT EXISTS (SELECT FROM stop) LOOP
-		chosen := 1 + (random() * 3)::int;
-		UPDATE note SET ver = ver + 1 WHERE id = chosen RETURNING ver INTO v;
-		PERFORM mlcache.set('note:' || chosen, v::text);
-		COMMIT;
-		IF mlcache.wait_applied(mlcache.last_commit_version(), '200 ms') THEN
-			UPDATE free_ack SET ver = greatest(free_ack.ver, v) WHERE key = 'note:' || chosen;
-			COMMIT;
-		END IF;
-		PERFORM pg_sleep(0.002);
-		COMMIT;
-	END LOOP;
-END $$;
-SELECT mlcache.attach('doc', tag => 'doc');
-SQL
-$t->wait_armed;
-$t->wait_applied;
+my $load = MlcFetchLoad->new($t);
 
 # ---------- what fetch has cached in L1 is for fetch only ----------
 
@@ -134,69 +31,13 @@ $t->node->psql('postgres', join(';', map { "SELECT mlcache.get('$_')" } @copies)
 is($shown, '', '...are not shown by get');
 is(() = $errors =~ /invalid key/g, 21, '...which says so');
 
-my @running;
-
-# Sessions that call a procedure, again when the server crashes under them.
-sub start_sessions
-{
-	my @calls = @_ ? @_ : qw(reader reader reader writer writer noter);
-	my $psql = sprintf "psql -XAtq -d '%s'", $t->node->connstr('postgres');
-
-	$t->sql_patiently('TRUNCATE stop, violation, sources');
-	for my $call (@calls)
-	{
-		push @running, IPC::Run::start([ 'sh', '-c',
-				"until $psql -c 'CALL $call()' 2>/dev/null; do sleep 0.05; done" ]);
-	}
-}
-
-sub stop_sessions
-{
-	$t->sql_patiently('INSERT INTO stop VALUES (1)');
-	$_->finish for @running;
-	@running = ();
-}
-
-# Lets it run until so many more changes have been made.
-sub let_write
-{
-	my ($n) = @_;
-
-	$t->let_grow('SELECT (SELECT sum(ver) FROM doc) + (SELECT sum(ver) FROM note)', $n);
-}
-
-sub is_coherent
-{
-	my ($what) = @_;
-	my $free = "SELECT count(*) FILTER (WHERE mlcache.get(key) <> ver::text),"
-	  . " count(*) FILTER (WHERE mlcache.get(key) IS NOT NULL) > 0 FROM"
-	  . " (SELECT 'free:' || id, ver FROM doc UNION ALL SELECT 'note:' || id, ver FROM note) k(key, ver)";
-
-	$t->wait_armed;
-	$t->wait_applied;
-	for my $round (1 .. 2)
-	{
-		is($t->sql(<<'SQL'), 4, "$what: every document is what its query says, $round");
-SELECT count(*) FROM generate_series(0, 3) g WHERE document(g)::jsonb =
-	(SELECT jsonb_build_object('ver', sum(ver), 'ids', json_agg(id ORDER BY id)) FROM doc WHERE grp = g)
-SQL
-	}
-	is($t->sql($free), '0|t', "$what: every free key is what was set last, or gone");
-}
-
-start_sessions();
-let_write(100);
-everything_goes_wrong($t, \&let_write, 40, 10);
-let_write(100);
-stop_sessions();
-is($t->sql('SELECT count(*) FROM violation'), 0, 'nothing was older than what had been applied')
-  or diag($t->sql('SELECT source, count(*) FROM violation GROUP BY 1'));
-for my $source ('L1', 'L2', 'load', 'row', 'free L1', 'free L2')
-{
-	cmp_ok($t->sql("SELECT coalesce(sum(n), 0) FROM sources WHERE source = '$source'"), '>', 10,
-		"there were reads from $source");
-}
-is_coherent('after faults');
+$load->start;
+$load->let_write(100);
+everything_goes_wrong($t, sub { $load->let_write(@_) }, 40, 10);
+$load->let_write(100);
+$load->stop;
+$load->was_coherent('L1', 'L2', 'load', 'row', 'free L1', 'free L2');
+$load->is_coherent('after faults');
 
 # ---------- the same is seen to fail ----------
 
@@ -208,15 +49,15 @@ for (
 	my ($fault, @calls) = @$_;
 
 	$t->set_fault("$fault=skip");
-	start_sessions(@calls);
-	let_write(60);
-	stop_sessions();
-	cmp_ok($t->sql('SELECT count(*) FROM violation'), '>', 0, "without $fault it is seen");
+	$load->start(@calls);
+	$load->let_write(60);
+	$load->stop;
+	cmp_ok($load->violations, '>', 0, "without $fault it is seen");
 	$t->clear_fault;
 	$t->sql('UPDATE doc SET ver = ver + 1');
 	$t->sql("SELECT mlcache.invalidate_pattern('free:*'), mlcache.invalidate_pattern('note:*')");
 	$t->sql('SELECT mlcache.set(\'free:1\', (SELECT ver::text FROM doc WHERE id = 1))');
-	is_coherent("after $fault");
+	$load->is_coherent("after $fault");
 }
 
 # ---------- what is left behind ----------
