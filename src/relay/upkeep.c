@@ -404,15 +404,18 @@ mlc_upkeep_every_second(void)
 		return;
 	mlc_relay->last_second = now;
 	confirm(now);
-	mlc_group_want_news();
 	for (int i = 0; i < mlc_relay->ntargets; i++)
 	{
 		MlcTarget  *target = mlc_relay->targets[i];
 
 		mlc_target_check_closed(target);
-		if (mlc_target_is_idle(target) && !mlc_relay->in_flight)
+		if (mlc_target_is_idle(target) && !target->aside &&
+			!mlc_relay->in_flight)
 			mlc_free_tidy(target);
 	}
+
+	/* asked for as soon as a member has answered that */
+	mlc_group_want_news();
 	LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
 	mlc_relay->shared->transactions += mlc_relay->transactions;
 	mlc_relay->shared->spilled += mlc_relay->spilled;
