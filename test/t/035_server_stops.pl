@@ -57,7 +57,8 @@ sub eu_is_coherent
 }
 
 $eu->start;
-$t->create_server;
+# one that comes back has changes delivered again, and closes what is set aside
+$t->create_server("timeout '60000'");
 $t->sql("CREATE SERVER eu FOREIGN DATA WRAPPER mlcache OPTIONS (url '" . $eu->url . "', timeout '3600000')");
 $t->create_tables;
 $t->wait_armed('eu');
@@ -158,7 +159,7 @@ sub network
 }
 
 network('');
-$t->sql("ALTER SERVER redis OPTIONS (SET url 'unix://$through', ADD timeout '3600000'); ALTER SERVER eu RENAME TO zeta");
+$t->sql("ALTER SERVER redis OPTIONS (SET url 'unix://$through', SET timeout '3600000'); ALTER SERVER eu RENAME TO zeta");
 $t->wait_armed($_) for qw(redis zeta);
 $t->sql('CREATE TABLE a (id int PRIMARY KEY, n int); INSERT INTO a SELECT g, 0 FROM generate_series(1, 9) g;'
 	  . "SELECT mlcache.attach('a', key => 'a:{id}')");
