@@ -1,4 +1,5 @@
 """Restarts, promotions, clusters, locales: each with servers of its own."""
+import binascii
 import os
 import shutil
 import subprocess
@@ -261,6 +262,105 @@ class Cluster(OwnServer):
         self.assertEqual(self.r.exists("mlc:{marked}"), 0)
         self.give_away("b")
         self.assertEqual(self.fcall("mlc_remove", [], "db{tag}", "", "a", "b"), [0, 0, 1, 2])
+
+    def number(self, key):
+        """The lowest number whose digits are in the slot of the key."""
+        slot = self.r.execute_command("CLUSTER", "KEYSLOT", key)
+        return str(next(n for n in range(1, 1000000)
+                        if binascii.crc_hqx(str(n).encode(), 0) % 16384 == slot))
+
+    def index(self, key, what="t:t"):
+        return "mlc:state:{%s}tag:db{tag}:%s" % (self.number(key), what)
+
+    def set(self, key, version=120, whats=("t:t",), ttl=0):
+        return self.fcall("mlc_set", [key, self.index(key, "f"), *[self.index(key, w) for w in whats]],
+                          "db{tag}", "n1", V(version), ttl, "x")
+
+    def untag(self, keys, version=200, what="t:t", count=100):
+        """All steps; members that went, keys of two places, slots that are not here."""
+        slots, skip, cursor = " ".join(map(self.number, keys)), 0, "0"
+        went, elsewhere, missing = 0, [], []
+        self.steps = 0
+        while skip < len(keys):
+            cursor, n, more, skip, away = self.fcall("mlc_untag_slots", [], "db{tag}", what, V(version),
+                                                     count, skip, cursor, slots)
+            went, elsewhere, missing = went + n, elsewhere + more, missing + away
+            self.steps += 1
+        return went, elsewhere, missing
+
+    def test_untag_slots(self):
+        for key in ("a", "b", "c", "{a}2"):
+            self.assertEqual(self.set(key), [1, 0, 0])
+        self.assertEqual(self.set("d", whats=("t:u",)), [1, 0, 0])
+        self.assertEqual(self.set("new", 300), [1, 0, 0])
+        self.assertEqual(self.fcall("mlc_get_tagged", ["l", self.index("l")], "t1", 60000, "db{tag}", 0)[0],
+                         "lease")
+        self.assertEqual(self.fcall("mlc_indexes", [], "db{tag}", "t:t", " ".join(
+            self.number(k) for k in ("a", "d", "l", "none"))), 2)
+        self.assertEqual(self.untag(("a", "b", "d", "new", "none", "l")), (4, [], []))
+        self.assertEqual(self.r.exists("a") + self.r.exists("b") + self.r.exists("{a}2") +
+                         self.r.exists("mlc:{a}") + self.r.exists("mlc:{l}"), 0)
+        self.assertEqual([self.r.exists(k) for k in ("c", "d", "new")], [1, 1, 1])
+        self.assertEqual(self.r.exists(self.index("a")), 0)
+
+    def test_untag_slots_in_steps(self):
+        for i in range(400):
+            self.set("{a}%d" % i)
+        self.set("b")
+        self.assertEqual(self.untag(("none", "a", "b"), count=20), (401, [], []))
+        self.assertGreater(self.steps, 5)
+
+    def test_untag_slots_leaves_what_has_other_tags_now(self):
+        self.set("a", whats=("t:t", "t:u"))
+        self.set("a", 130, whats=("t:u",))
+        self.untag("a")
+        self.assertEqual(self.r.exists("a"), 1)
+        self.assertEqual(self.untag("a", what="t:u"), (1, [], []))
+
+    def test_untag_slots_leaves_marks(self):
+        self.set("a")
+        self.quarantine("o1", "a", ns="db{tag}")
+        self.assertEqual(self.untag("a"), (1, [], []))
+        self.assertEqual(list(self.marks("a")), ["o1"])
+
+    def test_untag_slots_that_are_not_here(self):
+        self.set("a")
+        self.set("b")
+        self.give_away("b")
+        self.assertEqual(self.untag("ab"), (1, [], [self.number("b")]))
+        self.assertEqual(self.fcall("mlc_indexes", [], "db{tag}", "t:t", self.number("b")), 1)
+
+    def test_enter(self):
+        now = self.now()
+        self.assertEqual(self.fcall("mlc_enter", [self.index("a")], "a", 60000), 1)
+        self.assertTrue(now + 60000 <= self.r.zscore(self.index("a"), "a"))
+        self.fcall("mlc_enter", [self.index("a")], "a", 0)
+        self.assertEqual(self.r.zscore(self.index("a"), "a"), float("inf"))
+        self.refuses("MLCARG", "mlc_enter", [self.index("a")], "mlc:a", 0)
+
+    def test_a_set_that_comes_again_is_indexed(self):
+        self.set("a")
+        self.r.delete(self.index("a"))
+        self.assertEqual(self.set("a"), [0, 1, 0])
+        self.assertEqual(self.untag("a"), (1, [], []))
+
+    def test_tidy_slots(self):
+        self.fcall("mlc_place", [], "db{tag}", "1")
+        self.begin(ns="db{tag}")
+        self.set("a", ttl=1)
+        self.set("b", ttl=1)
+        self.wait_until(lambda: self.r.exists("mlc:{a}") + self.r.exists("mlc:{b}") == 0)
+        # what is not here may be elsewhere
+        self.give_away("b")
+        self.fcall("mlc_tidy", [], "db{tag}", 0, 1000)
+        self.assertEqual(self.r.exists(self.index("a")), 0)
+        self.r.execute_command("CLUSTER", "ADDSLOTS", self.r.execute_command("CLUSTER", "KEYSLOT", "b"))
+        self.assertEqual(self.r.exists(self.index("b")), 1)
+
+    def test_braces(self):
+        self.assertEqual(self.get("a}{b}")[0], "lease")
+        for key in ("a}b{c", "a{}", "{}a{b}", "}"):
+            self.refuses("MLCARG", "mlc_get", [key], "t1", 1000, "db{tag}")
 
 
 class Danish(OwnServer):

@@ -104,6 +104,9 @@ $t->sql("BEGIN; SELECT mlcache.set('set:9', 'three'); ROLLBACK");
 $t->wait_applied;
 is(get('set:9'), 'two', 'a rollback sets nothing');
 
+run("SELECT mlcache.set('a}{b}', 'odd')");
+is(get('a}{b}'), 'odd', 'a hash tag behind a brace');
+
 # ---------- tags and patterns ----------
 
 run("SELECT mlcache.invalidate_tag('t1')");
@@ -216,6 +219,21 @@ for my $skip (0, 1)
 
 	cmp_ok($n, $skip ? '<' : '==', 5, $skip ? 'or it is gone' : 'a key is set wherever its slot is');
 	is($left =~ s/set//gr, '', 'and nothing else is there');
+}
+
+# A free key that is on its way is read where it is; else it would not be there.
+for my $skip (0, 1)
+{
+	my $key = "follow:$skip";
+	my @read;
+
+	run("SELECT mlcache.set('$key', 'old')");
+	$t->set_fault('free-follow=skip') if $skip;
+	$cluster->move_slot($cluster->slot($key), $cluster->other_master($key), batch => 1,
+		between => sub { push @read, get($key) });
+	$t->clear_fault;
+	is($read[0] . $read[-1], $skip ? 'old' : 'oldold', $skip ? 'without following it is not there' : 'a key that is on its way is read');
+	is(get($key), 'old', 'when it has arrived it is there');
 }
 
 # A lease of a reader that goes with its slot.

@@ -170,15 +170,15 @@ local function guard_name(key)
 	if byte(key) == LETTER_M and sub(key, 1, 4) == 'mlc:' then
 		arg_error('a key must not begin with "mlc:"')
 	end
-	local brace = find(key, '[{}]')
-	local close = brace and find(key, '}', brace, true)
-	if not close then
+	if not find(key, '}', 1, true) then
 		if key == '' then
 			arg_error('a key must not be empty')
 		end
 		return 'mlc:{' .. key .. '}'
 	end
-	if close <= brace + 1 then
+	local brace = find(key, '{', 1, true)
+	local close = brace and find(key, '}', brace, true)
+	if not close or close == brace + 1 then
 		arg_error('a key with "}" must have a hash tag')
 	end
 	if brace == 1 and close == #key then
