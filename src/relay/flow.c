@@ -319,25 +319,34 @@ mlc_flow_drop_aside(MlcGroup *group)
 							"Redis does not answer, while changes are delivered once more.");
 }
 
-/* Goes on without those that keep the others waiting. */
+/*
+ * Goes on without those that keep the others waiting: at once where another has
+ * answered, and in the end where one can only be connected anew meanwhile.
+ */
 static void
 set_aside(void)
 {
 	bool		others = false;
-	bool		any = false;
+	bool		down = false;
+	TimestampTz since = 0;
 
 	for (int i = 0; i < mlc_relay->ntargets; i++)
 	{
 		MlcTarget  *target = mlc_relay->targets[i];
 
 		others |= mlc_target_is_idle(target) && !target->aside;
+		down |= target->state == MLC_TARGET_DOWN && !target->paused;
 		if (!is_awaited(target))
 			continue;
 		if (!mlc_flow_is_silent(target))
 			return;
-		any = true;
+		since = Max(since, target->sent_at);
 	}
-	for (int i = 0; i < mlc_relay->ntargets && others && any; i++)
+	if (since == 0)
+		return;
+	others |= down && !MLC_FAULT_SKIP("relay-aside-down") &&
+		TimestampDifferenceExceeds(since, GetCurrentTimestamp(), HEARTBEAT);
+	for (int i = 0; i < mlc_relay->ntargets && others; i++)
 		if (is_awaited(mlc_relay->targets[i]))
 			mlc_flow_set_aside(mlc_relay->targets[i]);
 }

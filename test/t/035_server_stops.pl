@@ -128,6 +128,22 @@ $eu->thaw;
 eu_is_coherent('too much');
 $t->set_conf('');
 
+# ---------- both stop, and one comes back ----------
+
+$t->sql("ALTER SERVER redis OPTIONS (SET timeout '2000')");
+$t->wait_applied;
+wait_eu($t->wait_applied);
+$eu->freeze;
+$t->redis->freeze;
+$t->sql('UPDATE u SET n = n + 1');
+$t->wait_state('down');
+$t->redis->thaw;
+others_go_on('the one that is back goes on', 3);
+$eu->thaw;
+eu_is_coherent('both');
+$t->sql("ALTER SERVER redis OPTIONS (SET timeout '60000')");
+$t->wait_applied;
+
 # ---------- nobody is left who knows what it has missed ----------
 
 $t->start_load;
