@@ -178,6 +178,7 @@ SELECT mlcache.set('', 'x');
 SELECT mlcache.set('mlc:k', 'x');
 SELECT mlcache.set('#k', 'x');
 SELECT mlcache.set('a}b', 'x');
+SELECT mlcache.set('state:{5}', 'x');
 SELECT mlcache.set(repeat('k', 70000), 'x');
 SELECT mlcache.set('k', 'x', '0 s');
 SELECT mlcache.set('k', 'x', '1000 years');

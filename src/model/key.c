@@ -20,6 +20,8 @@
 
 #define OWN_PREFIX "mlc:"		/* begins our names in Redis, and no key */
 #define OWN_PREFIX_LEN 4
+#define STATE_PREFIX "state:"	/* after the former: the state of a server */
+#define STATE_PREFIX_LEN 6
 
 #define ESCAPE_BYTES 3			/* %XX */
 
@@ -111,6 +113,9 @@ key_fault(const char *key, size_t len)
 	}
 	else if (tag.open == key && tag.close == key + len - 1)
 		return "The whole key is one hash tag, so it would share its guard with the key without braces.";
+	else if (len >= STATE_PREFIX_LEN &&
+			 memcmp(key, STATE_PREFIX, STATE_PREFIX_LEN) == 0)
+		return "Keys with a hash tag that begin with \"state:\" would have mlcache's own keys as guards.";
 
 	return NULL;
 }
@@ -222,6 +227,9 @@ probe_keys(MlcTemplate *template)
 		template->check = true;
 	if (head < OWN_PREFIX_LEN &&
 		(head == 0 || memcmp(first->text, OWN_PREFIX, head) == 0))
+		template->check = true;
+	if (template->tagged && head < STATE_PREFIX_LEN &&
+		(head == 0 || memcmp(first->text, STATE_PREFIX, head) == 0))
 		template->check = true;
 
 	pfree(key.data);

@@ -245,6 +245,8 @@ oracle_key_valid(const char *key, size_t len)
 		return false;
 
 	valid = oracle_guard_placed(key, len);
+	if (len >= 6 && memcmp(key, "state:", 6) == 0 && memchr(key, '}', len))
+		valid = false;			/* "mlc:state:{x}" is no guard */
 	if (valid && len > 2 && key[0] == '{' && key[len - 1] == '}' &&
 		oracle_guard_placed(key + 1, len - 2))
 	{

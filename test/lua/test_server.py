@@ -323,6 +323,18 @@ class Cluster(OwnServer):
         self.assertEqual(self.untag("a"), (1, [], []))
         self.assertEqual(list(self.marks("a")), ["o1"])
 
+    def test_untag_slots_without_the_right(self):
+        self.set("a")
+        self.r.execute_command("ACL", "SETUSER", "few", "on", "nopass", "~*", "+@all", "-zscan")
+        self.r.execute_command("AUTH", "few", "x")
+        try:
+            with self.assertRaises(redis.ResponseError):
+                self.untag("a")
+        finally:
+            self.r.execute_command("AUTH", "default", "x")
+            self.r.execute_command("ACL", "DELUSER", "few")
+        self.assertEqual(self.untag("a"), (1, [], []))
+
     def test_untag_slots_that_are_not_here(self):
         self.set("a")
         self.set("b")

@@ -363,12 +363,18 @@ local function mlc_untag_slots(keys, args)
 	local looked, went, elsewhere, missing = 0, 0, {}, {}
 	while at <= #numbers and looked < count do
 		local index = heads[at] .. tail
-		local n = call('ZCARD', index)
+		local n = call('EXISTS', index)
 		local page = n ~= 0 and type(n) ~= 'table' and
 			call('ZSCAN', index, cursor, 'COUNT', count)
+		local err = type(n) == 'table' and n.err or page and page.err
 		cursor = '0'
-		if type(n) == 'table' then
-			if not find(n.err, 'WRONGTYPE', 1, true) then
+		if err then
+			-- a user that lacks a right would otherwise look like slots that have left
+			if find(err, 'NOPERM', 1, true) or find(err, 'ACL failure', 1, true) or
+				find(err, 'user executing the script', 1, true) then
+				return redis.error_reply(err)
+			end
+			if not find(err, 'WRONGTYPE', 1, true) then
 				missing[#missing + 1] = numbers[at]
 			end
 		elseif page then
