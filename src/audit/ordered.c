@@ -13,6 +13,7 @@
 #include "postgres.h"
 
 #include "audit/walk.h"
+#include "base/compat.h"
 #include "base/wal.h"
 #include "miscadmin.h"
 #include "shm/l1.h"

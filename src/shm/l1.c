@@ -18,6 +18,7 @@
 
 #include <time.h>
 
+#include "base/compat.h"
 #include "base/fault.h"
 #include "shm/l1.h"
 #include "shm/partition.h"
