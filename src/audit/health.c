@@ -373,16 +373,17 @@ static void
 check_seeds(Check *check, const MlcRedisLook *looks, int nlooks,
 			const MlcRedisLook *look, MlcServer *server)
 {
+	char	   *url;
+
 	if (look->seeds_left >= Min(look->seeds, ENOUGH_SEEDS))
 		return;
+	url = url_of(server, looks, nlooks);
 	add(check, look->seeds_left == 0 ? MLC_FINDING_SEEDS_GONE : MLC_FINDING_SEEDS_FEW,
 		server->name,
 		psprintf("Of the nodes that its url names (%d), so many lead to the cluster: %d. Where none does, a relay that begins anew does not find it. Its masters: %s.",
-				 look->seeds, look->seeds_left,
-				 strstr(url_of(server, looks, nlooks), "//") + 2),
+				 look->seeds, look->seeds_left, strstr(url, "//") + 2),
 		psprintf("ALTER SERVER %s OPTIONS (SET url %s);",
-				 quote_identifier(server->name),
-				 quote_literal_cstr(url_of(server, looks, nlooks))));
+				 quote_identifier(server->name), quote_literal_cstr(url)));
 }
 
 static void

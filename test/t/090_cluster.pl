@@ -33,22 +33,6 @@ sub name_of
 	return $t->sql("SELECT mlcache.get('$key')::json->>'name'");
 }
 
-# What is left of a key anywhere, by the nodes that have it.
-sub copies
-{
-	my ($key) = @_;
-	my @found;
-
-	for my $node ($cluster->masters)
-	{
-		$node->command('ASKING');
-		my $answer = $node->try('GET', $key);
-
-		push @found, $answer if defined $answer && !ref $answer;
-	}
-	return @found;
-}
-
 # ---------- reading and invalidating, wherever a key is ----------
 
 for my $table (qw(i u s))
@@ -98,7 +82,7 @@ for my $table (qw(i u r s))
 		$t->sql("UPDATE $table SET name = '$name' WHERE id = 7");
 		$t->wait_applied;
 		is(name_of($key), $name, "$key, step $step: the new row is read");
-		is(join(' ', grep { !/"$name"/ } copies($key)), '', "$key, step $step: no old copy is anywhere");
+		is(join(' ', grep { !/"$name"/ } $cluster->copies($key)), '', "$key, step $step: no old copy is anywhere");
 		like($cluster->command('GET', $key) // '', qr/"$name"/, "$key, step $step: it is replicated")
 		  if $table eq 'r' && $step == 99;
 	});
@@ -121,10 +105,10 @@ for my $table (qw(i u r s))
 	$cluster->move_slot($cluster->slot($key), $cluster->other_master($key), between => sub {
 		$t->sql("UPDATE u SET name = 'late' WHERE id = 8");
 		$t->wait_applied;
-		$seen ||= grep { !/"late"/ } copies($key);
+		$seen ||= grep { !/"late"/ } $cluster->copies($key);
 		$t->sql("UPDATE u SET name = 'later' WHERE id = 8");
 		$t->wait_applied;
-		$seen ||= grep { !/"later"/ } copies($key);
+		$seen ||= grep { !/"later"/ } $cluster->copies($key);
 	});
 	ok($seen, 'without the detour an old copy is seen');
 	$t->clear_fault;
@@ -177,7 +161,7 @@ for my $when (0 .. 2)
 			return if $step++ != $when;
 			$t->sql("SELECT mlcache.invalidate_pattern('$key')");
 			$t->wait_applied;
-			is(join(' ', copies($key)), '', "$key, step $when: the pattern leaves nothing anywhere");
+			is(join(' ', $cluster->copies($key)), '', "$key, step $when: the pattern leaves nothing anywhere");
 		});
 		cmp_ok($step, '>', $when, "$key: there was this step");
 	}

@@ -34,22 +34,6 @@ sub count
 	return $t->sql("SELECT count(mlcache.get('$prefix:' || i)) FROM generate_series(1, $n) i");
 }
 
-# The nodes that have any of these keys, even if it is not theirs.
-sub copies
-{
-	my ($key) = @_;
-	my @found;
-
-	for my $node ($cluster->masters)
-	{
-		$node->command('ASKING');
-		my $answer = $node->try('GET', $key);
-
-		push @found, $answer if defined $answer && !ref $answer;
-	}
-	return @found;
-}
-
 # All names of indexes, whichever master has them; not what was left behind on
 # another when a move of its slot was broken off.
 sub indexes
@@ -160,13 +144,13 @@ is(source('document(2)'), 'L2', 'and it is cached again');
 		$hits += $t->sql("SELECT (mlcache.get('$key') IS NOT NULL)::int");
 		run("SELECT mlcache.set('$key', 'new $step', NULL, '{here}')");
 		is(get($key), "new $step", "step $step: what is set is read back");
-		is(join(' ', grep { $_ ne "new $step" } copies($key)), '', "step $step: no old copy is anywhere");
+		is(join(' ', grep { $_ ne "new $step" } $cluster->copies($key)), '', "step $step: no old copy is anywhere");
 		run("SELECT mlcache.touch('$key', '1 hour')");
 		is(get($key), "new $step", "step $step: it is touched");
 		return if $step % 3 == 1;
 		run("SELECT mlcache.invalidate_tag('here')") if $step % 3 == 2;
 		run("SELECT mlcache.delete('$key')") if $step % 3 == 0;
-		is(join(' ', copies($key), $step % 3 == 2 ? copies("{$key}:2") : ()), '', "step $step: removed, it is nowhere");
+		is(join(' ', $cluster->copies($key), $step % 3 == 2 ? $cluster->copies("{$key}:2") : ()), '', "step $step: removed, it is nowhere");
 		run("SELECT mlcache.set('$key', 'left', NULL, '{here,all}'), mlcache.set('{$key}:2', 'left', NULL, '{here}')");
 	});
 	cmp_ok($step, '>=', 4, 'there were steps');
@@ -174,10 +158,10 @@ is(source('document(2)'), 'L2', 'and it is cached again');
 	run("SELECT mlcache.set('$key', 'moved', NULL, '{here}')");
 	is($to->command('GET', $key), 'moved', 'it is set at the new master');
 	run("SELECT mlcache.invalidate_tag('all')");
-	is(join(' ', copies($key)), 'moved', 'without the tag that it had before');
+	is(join(' ', $cluster->copies($key)), 'moved', 'without the tag that it had before');
 	run("SELECT mlcache.set('{$key}:2', 'moved', NULL, '{here}')");
 	run("SELECT mlcache.invalidate_tag('here')");
-	is(join(' ', copies($key), copies("{$key}:2")), '', 'and an invalidation finds it');
+	is(join(' ', $cluster->copies($key), $cluster->copies("{$key}:2")), '', 'and an invalidation finds it');
 }
 
 # What was filled before, with nothing set on the way, at each step of another key.
@@ -197,7 +181,7 @@ sub move_with
 		$cluster->move_slot($cluster->slot($key), $cluster->other_master($key), batch => 1, between => sub {
 			return if $step++ != $when;
 			run($between->($key));
-			$left .= join ' ', copies($key), copies("{$key}:2");
+			$left .= join ' ', $cluster->copies($key), $cluster->copies("{$key}:2");
 		});
 		$t->clear_fault if @fault;
 		cmp_ok($step, '>', $when, "$what: step $when");

@@ -305,6 +305,22 @@ sub move_slot
 		sub { !grep { !has_slot($_, $slot, $to) } $self->running });
 }
 
+# What the masters have of a key, even those it does not belong to.
+sub copies
+{
+	my ($self, $key) = @_;
+	my @found;
+
+	for my $node ($self->masters)
+	{
+		$node->command('ASKING');
+		my $answer = $node->try('GET', $key);
+
+		push @found, $answer if defined $answer && !ref $answer;
+	}
+	return @found;
+}
+
 sub has_slot
 {
 	my ($node, $slot, $owner) = @_;
