@@ -213,6 +213,16 @@ starts_with(MlcReply *reply, const char *word)
 		strncmp(reply->str, word, strlen(word)) == 0;
 }
 
+/* The node that a redirection names; asking: whether it needs ASKING first. */
+static const char *
+redirected_to(const MlcReply *reply, bool *asking)
+{
+	const char *address = strrchr(reply->str, ' ');
+
+	*asking = reply->str[0] == 'A';
+	return address ? address + 1 : NULL;
+}
+
 /* Sets one entry, wherever its slot is going. */
 static bool
 set_value(MlcGroup *group, MlcBatchEvent *event, int64 ttl,
@@ -233,14 +243,9 @@ set_value(MlcGroup *group, MlcBatchEvent *event, int64 ttl,
 			return false;
 		if (target->aside)
 			return true;
+		if (asking && !mlc_group_ask_anyway(target))
+			return false;
 		mlc_command_init(&cmd);
-		if (asking)
-		{
-			mlc_command_add_cstr(&cmd, "ASKING");
-			if (!mlc_target_good(target, mlc_command_call(&cmd, target->conn), "ASKING"))
-				return false;
-			mlc_command_reset(&cmd);
-		}
 		mlc_command_add_cstr(&cmd, "FCALL");
 		mlc_command_add_cstr(&cmd, "mlc_deliver");
 		mlc_command_add_cstr(&cmd, "0");
@@ -268,9 +273,7 @@ set_value(MlcGroup *group, MlcBatchEvent *event, int64 ttl,
 			return true;		/* so nothing can be there */
 		if (!mlc_cluster_is_redirect(reply))
 			continue;
-		asking = reply->str[0] == 'A';
-		address = strrchr(reply->str, ' ');
-		address = address ? address + 1 : NULL;
+		address = redirected_to(reply, &asking);
 	}
 	return false;
 }
@@ -331,9 +334,7 @@ find(MlcGroup *group, int slot, const char *key)
 		}
 		if (!mlc_cluster_is_redirect(reply))
 			return asking && !mlc_group_ask_anyway(target) ? NULL : target;
-		asking = reply->str[0] == 'A';
-		address = strrchr(reply->str, ' ');
-		address = address ? address + 1 : NULL;
+		address = redirected_to(reply, &asking);
 	}
 	return NULL;
 }
@@ -435,23 +436,13 @@ touch(MlcGroup *group, MlcBatchEvent *event)
 		mlc_target_good(target, reply, "mlc_touch");
 }
 
-/* Then all of the batch is delivered once more, when that one has answered. */
-static bool
-any_aside(MlcGroup *group)
-{
-	for (int i = 0; i < mlc_relay->ntargets; i++)
-		if (mlc_relay->targets[i]->group == group &&
-			mlc_relay->targets[i]->aside)
-			return true;
-	return false;
-}
-
 static bool
 set_values(MlcGroup *group)
 {
 	ListCell   *lc;
 
-	if (any_aside(group))
+	/* all of the batch is delivered once more, when that one answers */
+	if (mlc_flow_any_aside(group))
 		return true;
 	for (int i = 0; i < group->ndetours; i++)
 	{

@@ -273,11 +273,18 @@ is_aside(MlcTarget *target)
 	return target->aside && mlc_target_is_live(target);
 }
 
+/* Is it set aside, and of this cluster?  NULL: of whichever, or none. */
 static bool
-any_aside(void)
+is_aside_of(MlcTarget *target, MlcGroup *group)
+{
+	return is_aside(target) && (group == NULL || target->group == group);
+}
+
+bool
+mlc_flow_any_aside(MlcGroup *group)
 {
 	for (int i = 0; i < mlc_relay->ntargets; i++)
-		if (is_aside(mlc_relay->targets[i]))
+		if (is_aside_of(mlc_relay->targets[i], group))
 			return true;
 	return false;
 }
@@ -313,8 +320,7 @@ void
 mlc_flow_drop_aside(MlcGroup *group)
 {
 	for (int i = 0; i < mlc_relay->ntargets; i++)
-		if (is_aside(mlc_relay->targets[i]) &&
-			(group == NULL || mlc_relay->targets[i]->group == group))
+		if (is_aside_of(mlc_relay->targets[i], group))
 			mlc_target_fail(mlc_relay->targets[i],
 							"Redis does not answer, while changes are delivered once more.");
 }
@@ -462,7 +468,7 @@ finish_flight(void)
 {
 	mlc_group_settle();
 	mlc_relay->in_flight = false;
-	if (any_aside() && !MLC_FAULT_SKIP("relay-aside-keep"))
+	if (mlc_flow_any_aside(NULL) && !MLC_FAULT_SKIP("relay-aside-keep"))
 		keep_flight();
 	else
 	{

@@ -117,6 +117,9 @@ extern void mlc_flow_poll(void);
 extern bool mlc_flow_is_silent(MlcTarget *target);
 extern void mlc_flow_set_aside(MlcTarget *target);
 
+/* Is one of this cluster set aside?  NULL: any at all. */
+extern bool mlc_flow_any_aside(MlcGroup *group);
+
 /*
  * Closes the connections of those that are set aside: what they miss is to be
  * delivered from WAL.  Of one cluster; NULL: all.
