@@ -4,17 +4,6 @@
 \set begin :abs_srcdir '/sql/include/begin.psql'
 \i :begin
 
-CREATE FUNCTION armed() RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$
-BEGIN
-	FOR i IN 1 .. 1200 LOOP
-		IF (SELECT bool_and(state = 'armed') FROM mlcache.stat_servers) THEN
-			RETURN true;
-		END IF;
-		PERFORM pg_sleep(0.05);
-	END LOOP;
-	RETURN false;
-END
-$$;
 -- without what differs from run to run
 CREATE FUNCTION found(relation regclass, repair boolean DEFAULT false)
 RETURNS TABLE (key text, class text, cached boolean, "row" boolean, detail text)
@@ -135,6 +124,6 @@ SELECT redis('EXISTS r:7');
 SELECT redis('DEL p:1:2 xp:1 mlc:{p:1:2}');
 SELECT * FROM mlcache.stat_progress WHERE state = 'running';
 DROP TABLE p, u, r;
-DROP FUNCTION armed, found;
+DROP FUNCTION found;
 DROP ROLE mlctest_owner, mlctest_other, mlctest_admin;
 \i :end

@@ -10,11 +10,7 @@ SELECT mlcache.set('greeting', 'hello');
 \echo :SQLSTATE
 
 SELECT mlcache.attach('t', key => 'fk:{id}');
-DO $$ BEGIN
-	WHILE NOT EXISTS (SELECT FROM mlcache.stat_servers WHERE state = 'armed') LOOP
-		PERFORM pg_sleep(0.01);
-	END LOOP;
-END $$;
+SELECT armed();
 SELECT listen() \gset
 
 -- takes effect at commit, in and outside PostgreSQL

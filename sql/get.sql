@@ -14,17 +14,6 @@ BEGIN
 	RETURN NEXT;
 END
 $$;
-CREATE FUNCTION armed() RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$
-BEGIN
-	FOR i IN 1 .. 1200 LOOP
-		IF (SELECT bool_and(state = 'armed') FROM mlcache.stat_servers) THEN
-			RETURN true;
-		END IF;
-		PERFORM pg_sleep(0.05);
-	END LOOP;
-	RETURN false;
-END
-$$;
 
 CREATE TABLE p (id int PRIMARY KEY, name text, price numeric, secret text DEFAULT 's', at timestamptz DEFAULT '2026-01-02 03:04:05+00');
 INSERT INTO p SELECT g, 'p' || g, g * 1.5 FROM generate_series(1, 9) g;
@@ -241,7 +230,7 @@ SELECT mlcache.warm('o', 'id = 1');
 DROP TABLE o;
 
 DROP TABLE q, n, c;
-DROP FUNCTION read, armed;
+DROP FUNCTION read;
 DROP OWNED BY mlctest_reader;
 DROP ROLE mlctest_reader;
 \i :end

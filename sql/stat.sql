@@ -3,17 +3,6 @@
 \set begin :abs_srcdir '/sql/include/begin.psql'
 \i :begin
 
-CREATE FUNCTION armed() RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$
-BEGIN
-	FOR i IN 1 .. 1200 LOOP
-		IF (SELECT bool_and(state = 'armed') FROM mlcache.stat_servers) THEN
-			RETURN true;
-		END IF;
-		PERFORM pg_sleep(0.05);
-	END LOOP;
-	RETURN false;
-END
-$$;
 -- counts, and whether the times make sense
 CREATE VIEW seen AS
 SELECT operation, count,
@@ -162,6 +151,6 @@ RESET ROLE;
 
 DROP VIEW seen, rules;
 DROP TABLE p, account;
-DROP FUNCTION armed(), forget_lease(text);
+DROP FUNCTION forget_lease(text);
 DROP ROLE stat_nobody, stat_monitor;
 \i :end

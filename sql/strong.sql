@@ -17,15 +17,7 @@ SELECT (mlcache.attach('account', key => 'branch:{branch}', consistency => 'stro
 	loader => 'SELECT sum(balance)::text FROM account WHERE branch = $1')).id > 0 AS attached;
 SELECT key, consistency, capture, on_unreachable FROM mlcache.rules ORDER BY key;
 
--- until Redis is armed
-CREATE PROCEDURE wait_armed() LANGUAGE plpgsql AS $$
-BEGIN
-	WHILE NOT EXISTS (SELECT FROM mlcache.stat_servers WHERE state = 'armed') LOOP
-		COMMIT;
-		PERFORM pg_sleep(0.01);
-	END LOOP;
-END $$;
-CALL wait_armed();
+SELECT armed();
 CREATE FUNCTION read(key text) RETURNS TABLE (value text, source text) LANGUAGE plpgsql AS $$
 BEGIN
 	value := mlcache.get(key);
@@ -88,7 +80,7 @@ SET mlcache.quarantine_max_keys = 2;
 INSERT INTO account SELECT n, n, 0 FROM generate_series(10, 20) n;
 SELECT value FROM read('account:12');
 RESET mlcache.quarantine_max_keys;
-CALL wait_armed();
+SELECT armed();
 
 -- a Redis out of reach: an error, or a warning
 ALTER SERVER redis OPTIONS (SET url 'unix:///nowhere/redis.sock');
@@ -105,6 +97,6 @@ UPDATE account SET balance = 24 WHERE id = 2;
 SELECT value FROM read('account:2');
 
 DROP TABLE account, other;
-DROP PROCEDURE wait_armed, loaded_again;
+DROP PROCEDURE loaded_again;
 DROP FUNCTION read;
 \i :end

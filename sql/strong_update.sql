@@ -12,35 +12,8 @@ SELECT (mlcache.attach('account', key => 'account:{id}', consistency => 'strong'
 SELECT (mlcache.attach('account', key => 'note:{id}', consistency => 'strong', action => 'update',
 	columns => '{id,note}')).id > 0 AS attached;
 
-CREATE PROCEDURE wait_armed() LANGUAGE plpgsql AS $$
-BEGIN
-	WHILE NOT EXISTS (SELECT FROM mlcache.stat_servers WHERE state = 'armed') LOOP
-		COMMIT;
-		PERFORM pg_sleep(0.01);
-	END LOOP;
-END $$;
 
--- What a read gets after a change of something cached, and whether that was
--- written through.  Where the relay came first it is not, so: in one of a few
--- turns.
-CREATE PROCEDURE change(key text, sql text, INOUT value text DEFAULT '', INOUT through boolean DEFAULT false)
-LANGUAGE plpgsql AS $$
-BEGIN
-	FOR i IN 1 .. 10 LOOP
-		-- from here on nothing is on its way that closes a line of L1
-		PERFORM settle();
-		COMMIT;
-		PERFORM mlcache.get(key);
-		COMMIT;
-		EXECUTE sql;
-		COMMIT;
-		value := left(mlcache.get(key), 90);
-		through := (mlcache.last_read()).source = 'L2';
-		COMMIT;
-		EXIT WHEN through;
-	END LOOP;
-END $$;
-CALL wait_armed();
+SELECT armed();
 
 CALL change('account:1', 'UPDATE account SET balance = 1.50 WHERE id = 1');
 SELECT pttl::int BETWEEN 3000000 AND 3600000 AS ttl FROM redis('PTTL account:1') pttl;
@@ -139,10 +112,9 @@ SELECT mlcache.detach('account');
 SELECT (mlcache.attach('account', key => 'account:{id}', consistency => 'strong', action => 'update',
 	on_unreachable => 'degrade')).id > 0 AS attached;
 SELECT settle();
-CALL wait_armed();
+SELECT armed();
 CALL change('account:2', 'UPDATE account SET balance = 12 WHERE id = 2');
 
 DROP TABLE account;
 DROP FUNCTION again;
-DROP PROCEDURE wait_armed, change;
 \i :end

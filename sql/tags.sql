@@ -8,13 +8,7 @@ SELECT mlcache.attach('product', tag => 'search');
 SELECT mlcache.attach('heap', tag => 'odd {}%*tag');
 SELECT relation, key, tag, capture FROM mlcache.rules ORDER BY id;
 -- until readers are served
-CREATE FUNCTION wait_armed() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
-	WHILE NOT EXISTS (SELECT FROM mlcache.stat_servers WHERE state = 'armed') LOOP
-		PERFORM pg_sleep(0.01);
-	END LOOP;
-	RETURN true;
-END $$;
-SELECT wait_armed();
+SELECT armed();
 SELECT listen() \gset
 
 -- which of these are there?
@@ -113,7 +107,7 @@ SELECT mlcache.invalidate_tag('other');
 SELECT mlcache.set('b', 'after', NULL, '{other}');
 SELECT mlcache.resume('redis');
 SELECT settle();
-SELECT wait_armed();
+SELECT armed();
 SELECT mlcache.get('a'), mlcache.get('b');
 -- a savepoint takes it back
 SELECT listen() \gset
@@ -206,5 +200,5 @@ SELECT settle();
 SELECT alive();
 SELECT tag, key FROM mlcache.rules ORDER BY id;
 DROP TABLE product, heap;
-DROP FUNCTION alive(), refill(), wait_armed();
+DROP FUNCTION alive(), refill();
 \i :end

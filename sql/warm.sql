@@ -13,17 +13,6 @@ BEGIN
 	RETURN NEXT;
 END
 $$;
-CREATE FUNCTION armed() RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$
-BEGIN
-	FOR i IN 1 .. 1200 LOOP
-		IF (SELECT bool_and(state = 'armed') FROM mlcache.stat_servers) THEN
-			RETURN true;
-		END IF;
-		PERFORM pg_sleep(0.05);
-	END LOOP;
-	RETURN false;
-END
-$$;
 
 CREATE TABLE w (id int PRIMARY KEY, grp int, name text, day date);
 INSERT INTO w SELECT g, nullif(g % 10, 0), 'n' || g, '2026-01-01'::date + g FROM generate_series(1, 250) g;
@@ -108,5 +97,5 @@ SELECT mlcache.hot_keys(-1);
 DROP TABLE w;
 DROP OWNED BY regress_warm_nobody;
 DROP ROLE regress_warm_nobody;
-DROP FUNCTION read, armed;
+DROP FUNCTION read;
 \i :end

@@ -487,13 +487,18 @@ sub fill_key
 	return $self->fill_lease($lease, $self->load_row($key));
 }
 
+# Asks until nobody else holds a lease: a reader of the load that was stopped may
+# have left one behind, and so does look_up, for a millisecond.
 sub lease
 {
 	my ($self, $key, $token) = @_;
 	my $answer;
 
 	$token //= 'test';
-	$answer = $self->{redis}->command('FCALL', 'mlc_get', 1, $key, $token, 60000, $self->ns);
+	$self->wait_for("a lease of $key", sub {
+		$answer = $self->{redis}->command('FCALL', 'mlc_get', 1, $key, $token, 60000, $self->ns);
+		return !ref $answer || $answer->[0] ne 'busy';
+	});
 	return { key => $key, token => $token, answer => ref $answer ? $answer->[0] : $answer }
 	  unless ref $answer && $answer->[0] eq 'lease';
 	return { key => $key, token => $token, lo => $answer->[1], answer => 'lease' };
