@@ -21,6 +21,7 @@
 #include "base/wal.h"
 #include "capture/decode.h"
 #include "common/hashfn.h"
+#include "lib/ilist.h"
 #include "miscadmin.h"
 #include "read/load.h"
 #include "redis/command.h"
@@ -42,6 +43,7 @@
 typedef struct Wish
 {
 	uint32		hash;			/* hash key: one wish a key */
+	dlist_node	node;			/* of the queue, until it is taken */
 	int32		rule;
 	uint64		mask;
 	bool		replica;		/* of a rule that keeps every row cached */
@@ -51,6 +53,13 @@ typedef struct Wish
 
 static MemoryContext context = NULL;
 static HTAB *wishes = NULL;
+
+/*
+ * First come, first served, so that keys which change all the time keep nobody
+ * waiting for ever; and replicas before all others, which readers fill as well.
+ */
+static dlist_head replicas = DLIST_STATIC_INIT(replicas);
+static dlist_head others = DLIST_STATIC_INIT(others);
 static Wish taken[KEYS_A_TURN]; /* out of the queue, not loaded yet */
 static int	ntaken = 0;
 static int	nreplicas = 0;		/* wishes for replicas, taken or not */
@@ -101,6 +110,8 @@ mlc_refresh_queue(MlcBatch *batch)
 			{
 				wish->replica = true;
 				nreplicas++;
+				dlist_delete(&wish->node);
+				dlist_push_tail(&replicas, &wish->node);
 			}
 			continue;
 		}
@@ -108,6 +119,7 @@ mlc_refresh_queue(MlcBatch *batch)
 		wish->mask = event->rule->mask;
 		wish->replica = event->rule->replicate;
 		nreplicas += wish->replica;
+		dlist_push_tail(wish->replica ? &replicas : &others, &wish->node);
 		wish->keylen = event->keylen;
 		wish->key = MemoryContextAlloc(context, event->keylen + 1);
 		memcpy(wish->key, event->key, event->keylen + 1);
@@ -277,24 +289,21 @@ reload(MlcTarget *target, Wish *wish)
 	fill(target, wish, token, &copy, found, payload, payloadlen, applied, hi);
 }
 
-/* Takes wishes out of the queue: a scan must not outlive a transaction. */
+/* Takes wishes out of the queue, the next one last. */
 static void
 take(void)
 {
-	HASH_SEQ_STATUS status;
-	Wish	   *wish;
+	int			n = Min(KEYS_A_TURN, (int) hash_get_num_entries(wishes));
 
-	hash_seq_init(&status, wishes);
-	while ((wish = hash_seq_search(&status)) != NULL)
+	for (int i = n - 1; i >= 0; i--)
 	{
-		taken[ntaken++] = *wish;
+		dlist_head *queue = dlist_is_empty(&replicas) ? &others : &replicas;
+		Wish	   *wish = dlist_container(Wish, node, dlist_pop_head_node(queue));
+
+		taken[i] = *wish;
 		hash_search(wishes, &wish->hash, HASH_REMOVE, NULL);
-		if (ntaken == KEYS_A_TURN)
-		{
-			hash_seq_term(&status);
-			break;
-		}
 	}
+	ntaken = n;
 }
 
 /* Is there WAL that nobody has decoded yet? */

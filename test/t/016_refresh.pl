@@ -44,5 +44,30 @@ $t->wait_for('all documents',
 	sub { $t->redis->command('EXISTS', map { "d:$_" } 1 .. 200) == 200 });
 $t->set_fault('relay-refresh-budget=skip');
 cmp_ok(longest(2), '>', $with, 'they do without that safeguard');
+$t->clear_fault;
+
+# Documents that change all the time do not keep others from their turn.
+my $hot = $t->node->background_psql('postgres');
+
+$hot->query_until(qr/begun/, <<'SQL');
+\echo begun
+DO $$
+BEGIN
+	WHILE NOT EXISTS (SELECT FROM fence WHERE n = -1) LOOP
+		UPDATE d SET n = n + 1 WHERE id <= 150;
+		COMMIT;
+		PERFORM pg_sleep(0.02);
+	END LOOP;
+END
+$$;
+SQL
+$t->let_grow('SELECT n FROM d WHERE id = 1', 10);
+$t->sql('UPDATE d SET n = n + 1 WHERE id > 150');
+$t->wait_applied;
+$t->wait_for('the others',
+	sub { $t->redis->command('EXISTS', map { "d:$_" } 151 .. 200) == 50 });
+pass('documents that change all the time do not keep others from their turn');
+$t->sql('INSERT INTO fence VALUES (-1)');
+$hot->quit;
 $t->stop;
 done_testing();
