@@ -46,7 +46,10 @@ sub source
 sub sources { return join ' ', map { source($_) } @_ }
 
 # Until L1 has them.
-sub read_in { for my $key (@_) { source($key); is(source($key), 'L1', "$key is in L1") } }
+sub read_in
+{
+	for my $key (@_) { $t->wait_for("$key in L1", sub { source($key) eq 'L1' }) }
+}
 
 sub invalidate
 {
@@ -218,10 +221,14 @@ is(late(''), 'none', 'a copy from before does not come in after');
 $t->set_fault('relay-before-applying=wait');
 $t->wait_for('the relay to stop there', sub {
 	my $holder = $t->hold('relay-before-applying');
-	my $applied = $t->sql("SELECT mlcache.invalidate_tag('x'); SELECT mlcache.wait_applied(mlcache.last_commit_version(), '300 ms')");
+	my $version = $t->sql("SELECT mlcache.invalidate_tag('x'); SELECT mlcache.last_commit_version()") =~ s/^\n//r;
+	my $held;
 
+	# a relay that has not read the setting yet passes by
+	1 until ($held = $t->is_held('relay-before-applying'))
+	  || $t->sql("SELECT mlcache.wait_applied('$version', '50 ms')") eq 't';
 	$holder->quit;
-	return $applied =~ /f$/;
+	return $held;
 });
 is(late('', 1), 'none', 'nor one of who asked while it was closed');
 
@@ -265,9 +272,11 @@ is(source('s'), 'L1', 'a guard that says nothing taken for one without tags: see
 
 set(%keys);
 read_in(sort keys %keys);
-kill 'TERM', $t->running_relay;
+my $old = $t->running_relay;
+
+kill 'TERM', $old;
+$t->wait_for('another relay', sub { $t->running_relay ne $old });
 $t->wait_armed;
-$t->wait_for('L1 to be open', sub { source('b'); source('b') eq 'L1' });
 read_in(sort keys %keys);
 invalidate('A');
 is(sources(qw(a b ab none)), 'none L1 none L1', 'another relay does the same');

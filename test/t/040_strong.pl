@@ -123,9 +123,7 @@ sub hold_relay
 	$t->wait_for('a relay that waits', sub {
 		$t->sql('UPDATE d SET n = n + 1 WHERE id = 100');
 		usleep(20_000);
-		$t->sql("SELECT count(*) FROM pg_locks l, mlcache.fault_lock('$point') f"
-			  . " WHERE l.locktype = 'advisory' AND l.classid = f.classid::oid"
-			  . " AND l.objid = f.objid::bigint::bit(32)::bigint::oid AND NOT l.granted") > 0;
+		$t->is_held($point);
 	});
 	return $holder;
 }

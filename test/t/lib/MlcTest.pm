@@ -357,17 +357,20 @@ sub hold
 }
 
 # Is some process waiting at the point?
+sub is_held
+{
+	my ($self, $point) = @_;
+
+	return $self->sql("SELECT count(*) FROM pg_locks l, mlcache.fault_lock('$point') f"
+		  . " WHERE l.locktype = 'advisory' AND l.classid = f.classid::oid"
+		  . " AND l.objid = f.objid::bigint::bit(32)::bigint::oid AND NOT l.granted") > 0;
+}
+
 sub wait_held
 {
 	my ($self, $point) = @_;
 
-	$self->wait_for("a process at $point",
-		sub {
-			$self->sql(
-				"SELECT count(*) FROM pg_locks l, mlcache.fault_lock('$point') f"
-				  . " WHERE l.locktype = 'advisory' AND l.classid = f.classid::oid"
-				  . " AND l.objid = f.objid::bigint::bit(32)::bigint::oid AND NOT l.granted") > 0;
-		});
+	$self->wait_for("a process at $point", sub { $self->is_held($point) });
 }
 
 # ---------- load ----------
