@@ -24,7 +24,7 @@ SELECT mlcache.attach('p', key => 'doc:{name}', loader => 'SELECT json_build_obj
 SELECT mlcache.attach('u', key => 'u:{{{a}}}:{b}', action => 'update');
 SELECT mlcache.attach('r', key => 'r:{id}', action => 'replicate');
 RESET client_min_messages;
-SELECT armed(), settle();
+SELECT armed();
 INSERT INTO r SELECT g, g FROM generate_series(1, 5) g;
 SELECT settle();
 SELECT count(mlcache.get('p:' || id)), count(mlcache.get('name:' || id)),

@@ -20,7 +20,7 @@ SELECT mlcache.attach('thing', key => 'other:{what}', capture => 'trigger');
 SET search_path = public, mlctest;
 INSERT INTO shop.item VALUES (1, 'shop.item', '{shop.item,pg_class,mlcache.rule}', 1);
 INSERT INTO shop.thing VALUES ('shop.item', 1);
-SELECT settle(), armed();
+SELECT armed();
 
 -- the text of a loader, of the relay, and of a strong commit
 SELECT mlcache.get('u:1');

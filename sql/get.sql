@@ -20,7 +20,7 @@ INSERT INTO p SELECT g, 'p' || g, g * 1.5 FROM generate_series(1, 9) g;
 SELECT mlcache.attach('p', key => 'p:{id}');
 SELECT mlcache.attach('p', key => 'name:{id}', columns => '{id,name}', ttl => '1 h');
 SELECT mlcache.attach('p', key => 'doc:{name}', loader => 'SELECT json_build_object(''price'', price) FROM p WHERE name = $1');
-SELECT armed(), settle();
+SELECT armed();
 
 -- the row is loaded once; then it comes from shared memory
 SELECT * FROM read('p:1');
@@ -200,7 +200,7 @@ SELECT budget > 0 AS budget, used <= budget AS within, lines > 0 AS lines, hits 
 CREATE TABLE big (id int PRIMARY KEY, v text);
 INSERT INTO big SELECT g, repeat(chr(64 + g), 1024 * 1024) FROM generate_series(1, 3) g;
 SELECT mlcache.attach('big', key => 'big:{id}', loader => 'SELECT v FROM big WHERE id = $1');
-SELECT settle();
+SELECT armed();
 SELECT length(value), left(value, 1), source FROM read('big:1');
 SELECT length(value), md5(value) = md5(repeat('A', 1024 * 1024)) AS same, source FROM read('big:1');
 SELECT length(value), right(value, 1), source FROM read('big:2');

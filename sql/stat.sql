@@ -19,7 +19,7 @@ CREATE TABLE account (id int PRIMARY KEY, balance int);
 INSERT INTO account VALUES (1, 100);
 SELECT (mlcache.attach('p', key => 'p:{id}')).id > 0 AS attached;
 SELECT (mlcache.attach('account', key => 'account:{id}', consistency => 'strong')).id > 0 AS attached;
-SELECT armed(), settle();
+SELECT armed();
 SELECT mlcache.reset_stats();
 SELECT * FROM seen;
 SELECT * FROM rules;
