@@ -64,12 +64,15 @@ SELECT mlcache.attach('product', key => 'product:{id}');
 SELECT armed();
 SELECT mlcache.fetch('product:1', 'SELECT 1 AS one'), came();
 SELECT mlcache.pause('redis');
+SELECT paused();
 SELECT mlcache.invalidate('product:1');
 UPDATE product SET price = 1001 WHERE id = 1;
 SELECT mlcache.resume('redis');
-SELECT settle(), armed();
+SELECT armed();
 SELECT mlcache.fetch('product:1', 'SELECT 1 AS one'), came();
 SELECT mlcache.detach('product', 'product:{id}');
+-- that empties L1
+SELECT settle();
 -- a ttl
 SELECT mlcache.fetch('brief', 'SELECT 1 AS one', ttl => '50 ms'), came();
 SELECT pg_sleep(0.06);

@@ -102,11 +102,11 @@ SELECT mlcache.get('a'), mlcache.get('b');
 SELECT * FROM events();
 -- and from one to the next, however they are put together
 SELECT mlcache.pause('redis');
+SELECT paused();
 SELECT mlcache.set('a', 'before', NULL, '{other}');
 SELECT mlcache.invalidate_tag('other');
 SELECT mlcache.set('b', 'after', NULL, '{other}');
 SELECT mlcache.resume('redis');
-SELECT settle();
 SELECT armed();
 SELECT mlcache.get('a'), mlcache.get('b');
 -- a savepoint takes it back

@@ -17,7 +17,7 @@ $$;
 CREATE TABLE w (id int PRIMARY KEY, grp int, name text, day date);
 INSERT INTO w SELECT g, nullif(g % 10, 0), 'n' || g, '2026-01-01'::date + g FROM generate_series(1, 250) g;
 SELECT mlcache.attach('w', key => 'w:{id}');
-SELECT armed(), settle();
+SELECT armed();
 
 -- some rows, all of them, and none is left
 SELECT mlcache.warm('w', max_rows => 5);
@@ -81,6 +81,7 @@ RESET ROLE;
 
 -- what nobody can fill
 SELECT mlcache.pause('redis');
+SELECT paused();
 SELECT redis('HDEL mlc:state:db' || oid || ' applied') IS NOT NULL FROM pg_database WHERE datname = current_database();
 SELECT redis('DEL w:1 w:2 w:3') IS NOT NULL;
 SELECT mlcache.warm('w', 'id <= 3') FROM mlcache.stat_l1 WHERE lines >= 0;
