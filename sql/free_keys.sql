@@ -35,7 +35,7 @@ SELECT * FROM mlcache.mget(ARRAY['greeting', 'nothing', NULL, 'empty', 'fk:1']);
 SELECT * FROM events();
 
 -- L1 has what was read, for the rest of its time
-SELECT mlcache.set('brief', 'x', '4 s'), mlcache.set('touched', 'x', '1 hour');
+SELECT mlcache.set('brief', 'x', '10 s'), mlcache.set('touched', 'x', '1 hour');
 SELECT settle();
 SELECT mlcache.get('greeting'), (mlcache.last_read()).source;
 SELECT mlcache.get('brief'), (mlcache.last_read()).source;
@@ -44,7 +44,15 @@ SELECT mlcache.get('touched'), (mlcache.last_read()).source;
 SELECT mlcache.get('touched'), (mlcache.last_read()).source;
 SELECT mlcache.touch('touched', '50 ms');
 SELECT settle();
-SELECT pg_sleep(4.1);
+CREATE PROCEDURE until_gone(key text) LANGUAGE plpgsql AS $$
+BEGIN
+	FOR i IN 1 .. 600 LOOP
+		EXIT WHEN mlcache.get(key) IS NULL;
+		PERFORM pg_sleep(0.1);
+	END LOOP;
+END $$;
+CALL until_gone('brief');
+CALL until_gone('touched');
 SELECT mlcache.get('brief'), mlcache.get('touched');
 -- not that nothing is there
 SELECT mlcache.get('nothing'), (mlcache.last_read()).source;
@@ -222,4 +230,5 @@ DO $$ BEGIN
 END $$;
 SELECT * FROM redis('--raw EXISTS greeting k odd');
 DROP TABLE t;
+DROP PROCEDURE until_gone;
 \i :end
