@@ -8,11 +8,14 @@ CREATE TABLE item (id int PRIMARY KEY, order_id int, what text);
 CREATE FUNCTION order_document(int) RETURNS text STABLE LANGUAGE sql AS $$
 	SELECT string_agg(what, ',' ORDER BY id) FROM public.item WHERE order_id = $1
 $$;
+-- the relay, which is yet to come, may be stopped while it loads
+ALTER SYSTEM SET mlcache.refresh_timeout = '4 s';
+SELECT pg_reload_conf();
 SELECT mlcache.attach('item', key => 'order:{order_id}', action => 'refresh',
 	loader => 'SELECT public.order_document($1)');
 SELECT mlcache.attach('orders', key => 'o:{id}', action => 'refresh', ttl => '1 h', negative_ttl => '1 h');
--- changes of before the relay began are none that it makes documents for
-SELECT settle();
+-- changes of before the relay serves Redis are none that it makes documents for
+SELECT armed();
 SELECT listen() \gset
 
 -- both documents of an item that moves are made again
@@ -65,6 +68,8 @@ $$;
 UPDATE item SET what = 'x' WHERE id = 2;
 SELECT wait_for('GET order:2', 'mlctest_owner pg_catalog, public, pg_temp ISO, YMD');
 
+ALTER SYSTEM RESET mlcache.refresh_timeout;
+SELECT pg_reload_conf();
 DROP TABLE orders, item;
 DROP FUNCTION order_document(int);
 DROP FUNCTION wait_for(text, text);
