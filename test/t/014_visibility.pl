@@ -30,8 +30,8 @@ for my $skip (0, 1)
 	$t->fill_key($_) for ($key, $key2);
 	($old, $old2) = map { $t->row($_) } ($key, $key2);
 	is($t->look_up($key), $old, 'cached');
-	$t->wait_applied;
 	$t->set_fault('relay-visibility=skip') if $skip;
+	$t->wait_applied;
 	standby('nobody');
 
 	# commits, and hangs between WAL and its end
@@ -94,6 +94,7 @@ for my $skip (0, 1)
 	is($t->fill_key($key), 'ok', 'filled');
 	$old = $t->look_up($key);
 	$t->set_fault('relay-visibility=skip') if $skip;
+	$t->wait_applied;
 	standby('nobody');
 	$session = $t->node->background_psql('postgres', on_error_stop => 0);
 	$session->query_until(qr/begun/, "\\echo begun\nUPDATE many SET n = n + 1;\n");

@@ -27,7 +27,7 @@ use MlcRedis;
 my $dir = dirname(abs_path(__FILE__));
 my $python = $ENV{MLC_PYTHON} // '/usr/bin/python3';
 
-our $timeout = 60;				# seconds for any condition
+our $timeout = 180;				# seconds for any condition
 
 # new(name, cold => N, redis => [args], tables => 0/1, conf => text, url => url, server => options,
 #	  cluster => {options of MlcCluster}, sentinel => MlcSentinel)
@@ -147,6 +147,8 @@ INSERT INTO w SELECT 1000 + g, 0, nextval('ver') FROM generate_series(1, $cold) 
 INSERT INTO p SELECT 1000 + g, 0, nextval('ver'), 100 + (g - 1) / 5 FROM generate_series(1, $cold) g;
 UPDATE r SET ver = nextval('ver') WHERE id < 1000;
 SQL
+	# else what is filled now goes again
+	$self->wait_applied;
 }
 
 # ---------- SQL ----------
@@ -235,13 +237,20 @@ sub state_of_affairs
 	return $out . substr($log, -3000);
 }
 
-# Until the number that the query gives has grown by so much.
+# Until the number that the query gives has grown by so much, however long that
+# takes while it grows.
 sub let_grow
 {
 	my ($self, $sql, $n) = @_;
-	my $goal = $self->sql_patiently($sql) + $n;
+	my $now = $self->sql_patiently($sql);
+	my $goal = $now + $n;
 
-	$self->wait_for("$n changes", sub { $self->sql_patiently($sql) >= $goal });
+	while ($now < $goal)
+	{
+		my $last = $now;
+
+		$self->wait_for("$n changes", sub { ($now = $self->sql_patiently($sql)) > $last });
+	}
 }
 
 sub wait_state
