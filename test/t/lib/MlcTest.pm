@@ -279,15 +279,30 @@ sub wait_applied
 	return $version;
 }
 
-# The same, and Redis itself has been told.
+# The same, and Redis itself has been told, and serves: what the relay says of
+# one that has just been killed, it may not know yet.
 sub wait_published
 {
 	my ($self) = @_;
 	my $version = $self->wait_applied;
 
 	$self->wait_for("$version published",
-		sub { ($self->{redis}->command('FCALL', 'mlc_state', 0, $self->ns)->[1] // '') ge $version });
+		sub {
+			my $state = $self->{redis}->command('FCALL', 'mlc_state', 0, $self->ns);
+
+			return ($state->[1] // '') ge $version && $state->[4] == 1;
+		});
 	return $version;
+}
+
+# While its server is away: until a turn of the relay has begun since now, and
+# with it the settings of now hold.
+sub wait_retries
+{
+	my ($self) = @_;
+	my $errors = $self->stat('errors');
+
+	$self->wait_for('the relay to try again', sub { $self->stat('errors') >= $errors + 2 });
 }
 
 sub log_position { return -s $_[0]->{node}->logfile }
