@@ -17,15 +17,13 @@ $t->start_load(async => 0.3);
 for my $n (1 .. 2)
 {
 	$t->let_write(200);
-	my $pid = '';
+	my $position = $t->log_position;
 	$t->wait_for('a backend that writes', sub {
-		$pid = $t->sql_patiently(
+		my $pid = $t->sql_patiently(
 			"SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend'"
 			  . " AND pid <> pg_backend_pid() AND query ~ '^UPDATE' ORDER BY query_start LIMIT 1");
-		return $pid ne '';
+		return $pid ne '' && kill 'KILL', $pid;
 	});
-	my $position = $t->log_position;
-	kill 'KILL', $pid;
 	$t->wait_log(qr/server "redis" is connected/, $position);
 	$t->wait_armed;
 	ok(1, "kill -9 of a backend, $n");
@@ -54,16 +52,18 @@ sub crash_before_flush
 	my ($wait) = @_;
 	my ($lease, $loaded, $hi, $answer);
 
+	# nobody may flush meanwhile
+	$t->set_conf('autovacuum = off');
 	$t->sql("UPDATE i SET n = 0 WHERE id = 1001; CHECKPOINT");
 	$t->wait_applied;
 	$t->redis->command('DEL', 'i:1001');
-
-	# nobody may flush meanwhile
+	$t->wait_for('the end of autovacuum',
+		sub { $t->sql("SELECT count(*) FROM pg_stat_activity WHERE backend_type ~ 'autovacuum'") == 0 });
 	my $relay = $t->running_relay;
 	my @stopped = ($relay, split /\n/,
 		$t->sql("SELECT pid FROM pg_stat_activity WHERE backend_type IN"
-			  . " ('walwriter', 'background writer', 'checkpointer', 'autovacuum launcher')"));
-	kill 'STOP', @stopped;
+			  . " ('walwriter', 'background writer', 'checkpointer')"));
+	$t->stop_asleep(@stopped);
 	$t->sql("SET synchronous_commit = off; UPDATE i SET n = 42 WHERE id = 1001");
 	$lease = $t->lease('i:1001', 'crash' . ($wait ? 1 : 0));
 	$loaded = $t->load_row('i:1001');
@@ -71,9 +71,10 @@ sub crash_before_flush
 	is($t->sql("SELECT pg_current_wal_flush_lsn() < pg_current_wal_insert_lsn()"),
 		't', 'and not flushed');
 	$answer = $t->fill_lease($lease, $loaded) unless $wait;
+	# it kills itself those that do not end
 	$t->node->stop('immediate', fail_ok => 1);
-	kill 'KILL', @stopped;
 	$t->wait_for('the end of the server', sub { !kill 0, $relay });
+	$t->clear_fault;
 	$t->node->start;
 	$t->wait_applied;
 	like($t->row('i:1001'), qr/"n":0/, 'the crash undid it');

@@ -102,7 +102,7 @@ is($t->sql("SELECT mlcache.wait_applied('$later', '30 s')"), 't', 'until it come
 # A WAL writer that sleeps; the relay asks for the flush itself.
 $t->set_conf("wal_writer_delay = '10s'");
 my $writer = $t->sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'");
-kill 'STOP', $writer;
+$t->stop_asleep($writer);
 for my $n (1 .. 5)
 {
 	$version = $t->sql('SET synchronous_commit = off; UPDATE u SET n = n + 1 WHERE id = 1001;'

@@ -359,11 +359,35 @@ sub exit_relay
 {
 	my ($self, $point) = @_;
 	my $position = $self->log_position;
+	my $pid = $self->running_relay;
 
 	$self->set_fault("$point=exit");
 	$self->wait_log(qr/fault point "$point" reached/, $position);
 	$self->clear_fault;
+	$self->wait_for('its end', sub { !kill 0, $pid });
 	$self->wait_armed;
+}
+
+# Stops processes of the server, each of which sleeps and so holds nothing that
+# others would wait for.
+sub stop_asleep
+{
+	my ($self, @pids) = @_;
+	my $list = join ',', @pids;
+
+	$self->wait_for('processes that sleep',
+		sub {
+			my ($asleep, $late);
+
+			kill 'STOP', @pids;
+			$self->{node}->psql('postgres',
+				"SELECT count(*) FROM pg_stat_activity WHERE pid IN ($list)"
+				  . " AND wait_event_type IN ('Activity', 'Extension')",
+				stdout => \$asleep, timeout => 10, timed_out => \$late);
+			return 1 if !$late && $asleep eq @pids;
+			kill 'CONT', @pids;
+			return 0;
+		});
 }
 
 # Settings for the same file; only one call's text stands.
