@@ -116,6 +116,7 @@ sub change
 			  ? is($found, $old[$n], "$what: $keys[$n] is stale without $fault")
 			  : isnt($found, $old[$n], "$what: $keys[$n] is not stale");
 		}
+		$t->wait_applied;
 		$t->sql($restore);
 		$t->wait_applied;
 		$t->redis->command('DEL', map { ($_, "mlc:{$_}") } @keys);
