@@ -21,7 +21,7 @@ async function draw() {
 async function answer({ id, owner, do: verb, name, args }) {
   const key = owner + ' ' + name;
   if (!locks.has(key)) {
-    locks.set(key, new MlcacheLock(connect({ path: socket }), namespace, name, draw,
+    locks.set(key, new MlcacheLock(connect({ path: socket }, 60000), namespace, name, draw,
       { owner, ttl: Number(ttl) }));
   }
   const lock = locks.get(key);

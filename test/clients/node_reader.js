@@ -24,7 +24,7 @@ async function row(key) {
 
 // A connection for each request: they must be able to race.
 async function answer({ id, get, tags, hold }) {
-  const command = connect({ path: socket });
+  const command = connect({ path: socket }, 60000);
   const load = async (key) => {
     const found = await row(key);
     const go = hold && new Promise((resolve) => held.set(id, resolve));

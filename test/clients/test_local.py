@@ -239,10 +239,14 @@ class Python(Rows, unittest.TestCase):
         self.proxy.close()
         self.cache.close()
 
-    def start(self, **options):
+    def start(self, silence=60_000, **options):
+        """Where it is not about silence, there may be more of it than any process is
+        stopped for."""
         if self.cache:
+            self.proxy.cut()                # it waits for the next event
             self.cache.close()
-        self.make(options)
+            self.proxy.mend()
+        self.make({"silence": silence, **options})
         self.opens()
 
     def make(self, options):
@@ -267,8 +271,14 @@ class Python(Rows, unittest.TestCase):
         value = self.cache.get(key, tags)
         return value, self.client.reads == before
 
+    def is_told(self):
+        """Until all that Redis has to tell has been told here."""
+        last = self.r.xinfo_stream(STREAM)["last-generated-id"]
+        wait_until(lambda: self.cache.last == last)
+
     def settle(self, key=None, tags=()):
-        """Until it is served from here."""
+        """Until it is served from here, and nothing is on its way that ends that."""
+        self.is_told()
         wait_until(lambda: self.get(key, tags)[1])
 
     def comes(self, name):
@@ -312,6 +322,7 @@ class Python(Rows, unittest.TestCase):
 
     def test_quiet(self):
         """Nothing is told for a while: what is here stays."""
+        self.start(silence=6_000)
         self.settle()
         turns = len(self.cache.turns)
         wait_until(lambda: len(self.cache.turns) > turns + 2)
@@ -347,8 +358,7 @@ class Python(Rows, unittest.TestCase):
     def told(self, *args):
         reader = self.held(*args)
         self.update()
-        last = self.r.xinfo_stream(STREAM)["last-generated-id"]
-        wait_until(lambda: self.cache.last == last)
+        self.is_told()
         self.client.go.set()
         reader.join()
         self.assertEqual(self.get(*args)[0], "new")
@@ -383,6 +393,7 @@ class Python(Rows, unittest.TestCase):
 
     def test_silent(self):
         """The network swallows everything, and nobody says so."""
+        self.start(silence=1_000)
         self.settle()
         self.proxy.freeze()
         self.update()
@@ -394,12 +405,25 @@ class Python(Rows, unittest.TestCase):
         self.opens()
         self.assertEqual(self.get()[0], "new")
 
+    def asks(self):
+        """Does the link wait in Redis for a page?"""
+        return any("b" in client["flags"] for client in self.r.client_list())
+
+    def freeze_answer(self):
+        """What is on its way from then on is the next page, not the question for it."""
+        self.proxy.freeze()
+        while not self.asks():
+            self.proxy.thaw()
+            wait_until(self.asks)
+            self.proxy.freeze()
+
     def test_late_answer(self):
         """A page that was long on its way says nothing of what came after it."""
+        self.start(silence=1_000)
         self.settle()
-        self.proxy.freeze()
+        self.freeze_answer()
         frozen = time.monotonic()
-        wait_until(lambda: not any("b" in client["flags"] for client in self.r.client_list()))
+        wait_until(lambda: not self.asks())
         self.update()
         wait_until(lambda: time.monotonic() > frozen + 1.5)     # silence, and a little
         turns = len(self.cache.turns)
@@ -411,9 +435,8 @@ class Python(Rows, unittest.TestCase):
     def long_silence(self):
         """What follows must not be found out by time, nor from a page that Redis has
         sent already: one that tells nothing of the key is on its way."""
-        self.start(silence=60_000)
         self.settle()
-        self.proxy.freeze()
+        self.freeze_answer()
         self.sql("INSERT INTO thing VALUES (%s, 'another')", next(self.keys))
         self.applied()
 
