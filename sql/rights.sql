@@ -5,7 +5,7 @@
 \set VERBOSITY terse
 CREATE TABLE t (id int PRIMARY KEY, v int);
 SELECT mlcache.attach('t', key => 't:{id}');
-SELECT settle();
+SELECT armed();
 CREATE ROLE mlctest_nobody;
 CREATE ROLE mlctest_monitor IN ROLE pg_monitor;
 CREATE ROLE mlctest_admin IN ROLE mlcache_admin;
