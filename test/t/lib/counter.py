@@ -1,18 +1,21 @@
 #!/usr/bin/python3
 """A counter that clients inside and outside PostgreSQL increment under one lock.
 
-    counter.py SOCKET NAMESPACE CLIENTS SECONDS fenced|unfenced
+    counter.py SOCKET NAMESPACE CLIENTS fenced|unfenced
 
 Half of the clients are sessions with lock_acquire(), half are programs with
 mlc_lock.  Each reads the counter in one transaction, thinks, and writes what it
 read plus one in another, together with a row that says so: what rows there are
 more than the counter says has been lost.  Meanwhile holders are stopped for
 longer than the ttl, clients are killed, Redis is flushed, and the caller may
-put another in its place.  Prints
+put another in its place.  When standard input ends it goes on until it has seen
+what it is for, of everything some (fenced) or a loss (unfenced), but for a minute
+at most.  Prints
 "increments lost refused stopped killed flushed".
 """
 import os
 import random
+import select
 import signal
 import sys
 import time
@@ -112,16 +115,43 @@ def start(number, pipe, *args):
     return pid
 
 
+def counts(cursor):
+    """Increments, and how many of them are lost."""
+    cursor.execute("SELECT (SELECT count(*) FROM done), (SELECT n FROM counter)")
+    done, counted = cursor.fetchone()
+    return done, done - counted
+
+
 def main():
-    socket, namespace, clients, seconds, mode = sys.argv[1:]
+    socket, namespace, clients, mode = sys.argv[1:]
     args = (socket, namespace, mode == "fenced")
+    watch = psycopg2.connect("")
+    watch.autocommit = True
     read_end, write_end = os.pipe()
     os.set_blocking(read_end, False)
     pids = {n: start(n, write_end, *args) for n in range(int(clients))}
     r = redis.Redis(unix_socket_path=socket)
-    stopped = killed = flushed = turn = 0
-    until = time.monotonic() + float(seconds)
-    while time.monotonic() < until:
+    refused = stopped = killed = flushed = turn = 0
+    until = None
+
+    def refusals():
+        try:
+            return len(os.read(read_end, 1 << 20))
+        except BlockingIOError:
+            return 0
+
+    def is_over():
+        nonlocal until, refused
+        if until is None and select.select([sys.stdin], [], [], 0)[0]:
+            until = time.monotonic() + 60
+        if until is None or time.monotonic() >= until:
+            return until is not None
+        refused += refusals()
+        done, lost = counts(watch.cursor())
+        return (done > 50 and refused and stopped and killed and flushed
+                if mode == "fenced" else lost > 0)
+
+    while not is_over():
         time.sleep(0.05)
         turn += 1
         try:
@@ -150,11 +180,8 @@ def main():
         os.kill(pid, signal.SIGKILL)
     for pid in pids.values():
         os.waitpid(pid, 0)
-    try:
-        refused = len(os.read(read_end, 1 << 20))
-    except BlockingIOError:
-        refused = 0
-    with psycopg2.connect("") as conn, conn.cursor() as cursor:
+    refused += refusals()
+    with watch.cursor() as cursor:
         until = time.monotonic() + 30
         while time.monotonic() < until:
             cursor.execute("SELECT count(*) FROM pg_stat_activity "
@@ -162,11 +189,8 @@ def main():
             if cursor.fetchone()[0] == 0:
                 break
             time.sleep(0.05)
-            conn.rollback()
-        conn.rollback()
-        cursor.execute("SELECT (SELECT count(*) FROM done), (SELECT n FROM counter)")
-        done, counted = cursor.fetchone()
-    print(done, done - counted, refused, stopped, killed, flushed)
+        done, lost = counts(cursor)
+    print(done, lost, refused, stopped, killed, flushed)
 
 
 if __name__ == "__main__":
