@@ -388,6 +388,7 @@ turn(void)
 {
 	bool		ended;
 
+	MLC_FAULT("relay-turn");
 	mlc_upkeep_connect();
 	if (mlc_relay->rewind)
 		rewind_now();

@@ -9,7 +9,7 @@ use MlcRedis;
 use Time::HiRes qw(usleep time);
 
 our $node_timeout = 20_000;		# ms until a master counts as gone: never, here
-our $patience = 30;				# seconds for any condition
+our $patience = 60;				# seconds for any condition
 
 # new(name, masters => 3, replicas => 1 a master, seeds => 3, args => [...]):
 # nothing runs yet.  "seeds" says how many nodes the url names.
@@ -292,7 +292,7 @@ sub move_slot
 	$opt{between}->() if $opt{between};
 	while (my @keys = @{ $from->command('CLUSTER', 'GETKEYSINSLOT', $slot, $batch) })
 	{
-		my $answer = $from->try('MIGRATE', '127.0.0.1', $to->{port}, '', 0, 5000, 'KEYS', @keys);
+		my $answer = $from->try('MIGRATE', '127.0.0.1', $to->{port}, '', 0, 60_000, 'KEYS', @keys);
 
 		die "MIGRATE: $$answer" if ref $answer;
 		$opt{between}->() if $opt{between};

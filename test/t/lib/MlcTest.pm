@@ -7,7 +7,8 @@
 #
 # A fault point is set with set_fault() and cleared with clear_fault(), which
 # work while the server is down or comes up, too: they edit a file of their own
-# that postgresql.conf includes.
+# that postgresql.conf includes.  Who is started from then on knows of it; who
+# runs hears of it later, the relay at the latest when set_relay_fault() returns.
 package MlcTest;
 
 use strict;
@@ -336,6 +337,26 @@ sub set_fault
 }
 
 sub clear_fault { $_[0]->write_fault('') }
+
+# The same, and the relay has read it: it stops at a point that is named along
+# with them.
+sub set_relay_fault
+{
+	my ($self, @points) = @_;
+
+	$self->set_relay_conf('', @points);
+}
+
+# Settings along with the points.
+sub set_relay_conf
+{
+	my ($self, $text, @points) = @_;
+	my $holder = $self->hold('relay-turn');
+
+	$self->write_fault("$text\nmlcache.fault_points = '" . join(',', @points, 'relay-turn=wait') . "'\n");
+	$self->wait_held('relay-turn');
+	$holder->quit;
+}
 
 sub write_fault
 {

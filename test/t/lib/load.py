@@ -497,9 +497,10 @@ def run(options):
             world.redis_path = words[1]
         elif words[:1] == ["stop"]:
             break
-    # on a busy machine the watcher may hardly have had its turn
-    patience = time.monotonic() + 10
-    while world.counts.get("watched", 0) <= 20 and time.monotonic() < patience:
+    # on a busy machine one or the other may hardly have had its turn
+    patience = time.monotonic() + 60
+    while time.monotonic() < patience and (world.counts.get("watched", 0) <= 20 or
+                                           world.counts.get("transactions", 0) <= 100):
         time.sleep(0.01)
     world.stop_event.set()
     for thread in threads:
