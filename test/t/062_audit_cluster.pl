@@ -6,7 +6,8 @@ use lib "$FindBin::RealBin/lib";
 use MlcTest;
 use Test::More;
 
-my $t = MlcTest->new('audit_cluster', no_tables => 1, cluster => {});
+my $t = MlcTest->new('audit_cluster', no_tables => 1, cluster => {},
+	conf => 'mlcache.lease_timeout = 60s');
 my $cluster = $t->redis;
 
 $t->sql(<<'SQL');

@@ -7,7 +7,12 @@ use lib "$FindBin::RealBin/lib";
 use MlcTest;
 use Test::More;
 
-my $t = MlcTest->new('audit_alter', no_tables => 1, conf => "mlcache.l1_size = 0\nmlcache.audit_timeout = 20s");
+my $t = MlcTest->new('audit_alter', no_tables => 1, conf => <<'CONF');
+mlcache.l1_size = 0
+mlcache.audit_timeout = 60s
+# for thousands of keys at once
+mlcache.lease_timeout = 60s
+CONF
 
 $t->sql(<<'SQL');
 CREATE TABLE fence (n int);
@@ -34,6 +39,7 @@ for my $change (
 {
 	my $holder = $t->hold('audit-before-copies');
 	my $session = $t->node->background_psql('postgres', on_error_stop => 0);
+	my $position = $t->log_position;
 
 	$session->query_safe("SET mlcache.fault_points = 'audit-before-copies=wait'");
 	$session->{stdin} .= "SELECT 'found ' || count(*) FROM mlcache.audit('d');\n\\echo over\n";
@@ -45,11 +51,14 @@ for my $change (
 	like($session->{stdout}, qr/^found 0$/m, 'the audit goes on over another connection');
 	unlike($session->{stderr}, qr/ERROR|WARNING/, '...and has nothing to complain of');
 	$session->quit;
+	$t->wait_log(qr/server "redis" is connected/, $position);
 	$t->wait_armed;
 }
 
 # A read that gives its lease back does not wait for the answer.
-is($t->sql("SELECT count(*) FROM mlcache.audit('e')"), 0, 'what a loader has not waited for is not taken for an answer');
+(undef, my $found, my $said) = $t->node->psql('postgres', "SELECT count(*) FROM mlcache.audit('e')");
+is($found, 0, 'what a loader has not waited for is not taken for an answer');
+like($said, qr/3000 cached keys compared/, '...while it is asked for each key');
 (undef, undef, my $err) = $t->node->psql('postgres',
 	"SET mlcache.fault_points = 'audit-drain=skip'; SELECT count(*) FROM mlcache.audit('e')");
 like($err, qr/unexpected reply from Redis|out of order/, '...as it is without that safeguard');

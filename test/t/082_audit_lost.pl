@@ -12,7 +12,7 @@ my $cold = 2000;
 my $rows = $cold + 60;
 my $t = MlcTest->new('audit_lost', cold => $cold,
 	# no changed row may get to where the audit begins
-	conf => "mlcache.audit_timeout = 60s\nautovacuum = off",
+	conf => "mlcache.audit_timeout = 60s\nmlcache.lease_timeout = 60s\nautovacuum = off",
 	redis => [ '--appendonly', 'yes', '--appendfsync', 'always' ]);
 my $redis = $t->redis;
 
