@@ -226,5 +226,6 @@ mlc_target_poll(MlcTarget *target)
 			mlc_target_fail(target, "Redis did not answer in time.");
 		return false;
 	}
+	target->known = target->published;
 	return true;
 }

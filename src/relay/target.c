@@ -327,6 +327,7 @@ enter(MlcTarget *target, bool armed)
 {
 	mlc_answer_forget(target);
 	target->aside = target->behind = false;
+	target->known = target->published;
 	target->arm_at = mlc_wal_insert_end();
 	if (target->commits)
 		pfree(target->commits);

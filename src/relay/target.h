@@ -101,6 +101,7 @@ typedef struct MlcTarget
 	char		nonce[MLC_NONCE_LEN + 1];
 	MlcVersion	applied;		/* applied, replies checked */
 	MlcVersion	published;		/* applied, as the server was told */
+	MlcVersion	known;			/* the same, and it has answered */
 	MlcVersion	applying;		/* as the server was told */
 	XLogRecPtr	arm_at;			/* arm when all before it was delivered */
 	MlcCommits *commits;		/* strong ones whose marks may be lost; NULL:

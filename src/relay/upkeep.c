@@ -3,9 +3,9 @@
  * relay/upkeep.c
  *	  Catalogs, connections, the slot's confirmed position.
  *
- * The slot is confirmed behind what every target has applied, and a window
- * behind that, so that a Redis which lost its last writes can be caught up.  A
- * target for which the slot holds too much is given up.
+ * The slot is confirmed behind what every server knows to be applied there, and
+ * a window behind that, so that a Redis which lost its last writes can be caught
+ * up.  A target for which the slot holds too much is given up.
  *
  *-------------------------------------------------------------------------
  */
@@ -317,7 +317,10 @@ mlc_upkeep_arm(void)
 	}
 }
 
-/* The lowest applied of the targets that the slot is held for. */
+/*
+ * The lowest applied of the targets that the slot is held for, as the servers
+ * know it: a relay that comes later asks them.
+ */
 XLogRecPtr
 mlc_upkeep_lowest_applied(void)
 {
@@ -349,7 +352,7 @@ mlc_upkeep_lowest_applied(void)
 			}
 			return InvalidXLogRecPtr;
 		}
-		lowest = Min(lowest, target->applied.lsn);
+		lowest = Min(lowest, target->known.lsn);
 	}
 	return lowest;
 }
