@@ -365,7 +365,9 @@ await_slot(const MlcAttach *attach)
 		return;
 	relay = mlc_segment_relay(MyDatabaseId, true);
 	mlc_xact_hold_relay(relay);
-	if (mlc_segment_await_slot(relay, writes ? 0 : SLOT_TIMEOUT) ||
+	if (mlc_segment_await_slot(relay, writes ? 0 :
+							   MLC_FAULT_SKIP("attach-deadline") ? PG_INT32_MAX :
+							   SLOT_TIMEOUT) ||
 		strcmp(attach->action, "replicate") != 0)
 		return;
 	ereport(NOTICE,

@@ -71,7 +71,7 @@ for my $skip (0, 1)
 	my $name = make("slow$skip");
 	my ($held, $session);
 
-	$t->set_fault('relay-before-slot=wait', $skip ? 'attach-slot=skip' : ());
+	$t->set_fault('relay-before-slot=wait', $skip ? 'attach-slot=skip' : 'attach-deadline=skip');
 	$held = hold($name);
 	if ($skip)
 	{
@@ -120,6 +120,8 @@ is(is_replicated($name, 'v'), 1, 'it is attached all the same');
 
 # ---------- a transaction that comes to nothing ----------
 
+# however long it takes until there is a relay
+$t->set_fault('attach-deadline=skip');
 $name = make('undone');
 is(attach($name, "BEGIN; $attach; ROLLBACK"), '', 'rolled back');
 is(attach($name, "SELECT mlcache.attach('a', key => 'a:{nothing}')") =~ /ERROR/ ? 1 : 0, 1, 'refused');
