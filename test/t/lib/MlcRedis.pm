@@ -7,8 +7,8 @@ package MlcRedis;
 
 use strict;
 use warnings;
-use IO::Socket::INET;
 use IO::Socket::UNIX;
+use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use POSIX ();
 use Time::HiRes qw(usleep time);
@@ -23,13 +23,8 @@ sub new
 	return bless { name => $name, dir => PostgreSQL::Test::Utils::tempdir_short() }, $class;
 }
 
-sub free_port
-{
-	my $socket = IO::Socket::INET->new(Listen => 1, LocalAddr => '127.0.0.1')
-	  or die "socket: $!";
-
-	return $socket->sockport;
-}
+# One that no connection is given, and no other test of the run.
+sub free_port { return PostgreSQL::Test::Cluster::get_free_port() }
 
 sub socket { return "$_[0]->{dir}/s" }
 sub url { return 'unix://' . $_[0]->socket }
