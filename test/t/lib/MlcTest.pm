@@ -473,6 +473,9 @@ sub start_load
 	my ($self, %more) = @_;
 	my %load = (in => $self->options(%more), out => '', err => '');
 
+	# what another load left prepared, in a backup say, would keep its locks
+	$self->sql("ROLLBACK PREPARED '$_'")
+	  for split /\n/, $self->sql("SELECT gid FROM pg_prepared_xacts WHERE gid ~ '^w\\d+-'");
 	$self->python('fill');
 	$self->{load} = \%load;
 	$load{harness} = IPC::Run::start([ $python, "$dir/load.py", 'run' ],
