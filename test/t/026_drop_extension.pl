@@ -24,6 +24,7 @@ for my $skip (0, 1)
 	$ns = $t->ns;
 
 	$t->set_fault('relay-before-applying=wait', $skip ? 'relay-last-will=skip' : ());
+	$t->wait_applied;
 	$held = $t->hold('relay-before-applying');
 	$t->sql('UPDATE a SET n = n + 1');
 	$t->wait_held('relay-before-applying');

@@ -9,7 +9,7 @@ use JSON::PP;
 use MlcFaults;
 use MlcTest;
 use Test::More;
-use Time::HiRes qw(time usleep);
+use Time::HiRes qw(time);
 
 my $python = $ENV{MLC_PYTHON} // '/usr/bin/python3';
 my $t = MlcTest->new('reads', no_tables => 1, conf => 'mlcache.l1_size = 4MB');
@@ -114,6 +114,7 @@ for my $fault ([ 'l1-close', 'relay' ], [ 'get-own-writes', 'reader' ])
 	$report = finish_history();
 	cmp_ok($report->{nviolations}, '>', 0, "without $name the history shows it");
 	$t->clear_fault;
+	$t->wait_applied;
 	# what is wrong now stays so until the row changes again
 	$t->sql("UPDATE $_ SET ver = ver + 1") for qw(h u g);
 	is_coherent("after $name");
@@ -131,8 +132,8 @@ sub sources
 	return \%count;
 }
 
-sources(100);
-is(sources(100)->{L1}, 100, 'with Redis, reads come from L1');
+$t->wait_for('all keys in L1', sub { (sources(100)->{L1} // 0) == 100 });
+ok(1, 'with Redis, reads come from L1');
 my $position = $t->log_position;
 $t->redis->kill9;
 $t->wait_state('down');
@@ -158,7 +159,7 @@ $t->redis->thaw;
 cmp_ok($took, '<', 60 * 0.9, 'a silent Redis is not waited for by every read');
 note("60 reads with a silent Redis took $took s");
 $session->quit;
-$t->wait_armed;
+$t->wait_published;
 
 # the session that saw it away comes back to it, and ALTER SERVER counts at once
 $session = $t->node->background_psql('postgres');
@@ -181,6 +182,7 @@ $session->quit;
 
 my $first = $t->node->background_psql('postgres');
 my $holder = $t->hold('get-before-load');
+$first->query_safe("SET mlcache.lease_timeout = '10min'");
 $first->query_safe("SET mlcache.fault_points = 'get-before-load=wait'");
 $first->{stdin} .= "SELECT mlcache.get('h:180');\n";
 $first->{run}->pump_nb;
@@ -191,7 +193,9 @@ my $waiter = $t->node->background_psql('postgres');
 $waiter->query_safe("SET mlcache.lease_wait = '60s'");
 $waiter->{stdin} .= "SELECT mlcache.get('h:180'); SELECT 'waited ' || source FROM mlcache.last_read();\n";
 $waiter->{run}->pump_nb;
-usleep(300_000);
+$t->wait_for('the waiter to wait', sub {
+	$t->sql("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%h:180%'"
+		  . " AND wait_event_type = 'Extension' AND pid <> pg_backend_pid()") == 1 });
 $holder->quit;
 $t->wait_for('the waiter',
 	sub { $waiter->{run}->pump_nb; $waiter->{stdout} =~ /waited/ });
