@@ -10,7 +10,7 @@ use Test::More;
 
 # A Redis that syncs now and then puts off writes meanwhile; what is written
 # outlives its process in any case.
-my $t = MlcTest->new('redis_restarted', cold => 1500,
+my $t = MlcTest->new('redis_restarted', cold => 1500, server => "timeout '60000'",
 	conf => "mlcache.redelivery_window = '10min'\n",
 	redis => [ '--appendonly', 'yes', '--appendfsync', 'no' ]);
 my $log = $t->log_position;

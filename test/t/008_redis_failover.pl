@@ -10,7 +10,8 @@ use MlcTest;
 use Test::More;
 
 my $port = MlcRedis::free_port();
-my $t = MlcTest->new('redis_failover', cold => 1500, redis => [ '--port', $port ]);
+my $t = MlcTest->new('redis_failover', cold => 1500, redis => [ '--port', $port ],
+	server => "timeout '60000'");
 my $log = $t->log_position;
 my $generation = 0;
 
@@ -51,6 +52,8 @@ sub wait_armed_since
 
 # ---------- under load ----------
 
+$t->set_conf("mlcache.redelivery_window = '10min'");
+$t->wait_applied;
 $t->start_load;
 for my $n (1 .. 2)
 {
@@ -107,7 +110,7 @@ sub fail_over
 	my $old;
 
 	# a window of nothing, but what follows counts from a settled slot
-	$t->set_conf('mlcache.redelivery_window = ' . ($gap ? 0 : 60000));
+	$t->set_conf('mlcache.redelivery_window = ' . ($gap ? 0 : 600000));
 	$t->fill_key("u:$id");
 	$old = $t->row("u:$id");
 	is($t->look_up("u:$id"), $old, 'cached');

@@ -8,7 +8,7 @@ use MlcTest;
 use PostgreSQL::Test::Cluster;
 use Test::More;
 
-my $t = MlcTest->new('old_primary', cold => 1000);
+my $t = MlcTest->new('old_primary', cold => 1000, server => "timeout '60000'");
 my $old_node = $t->node;
 my $position;
 

@@ -7,7 +7,7 @@ use lib "$FindBin::RealBin/lib";
 use MlcTest;
 use Test::More;
 
-my $t = MlcTest->new('changes', cold => 500);
+my $t = MlcTest->new('changes', cold => 500, server => "timeout '60000'");
 my $log = $t->log_position;
 
 sub cached

@@ -9,7 +9,7 @@ use lib "$FindBin::RealBin/lib";
 use MlcTest;
 use Test::More;
 
-my $t = MlcTest->new('visibility', cold => 100);
+my $t = MlcTest->new('visibility', cold => 100, server => "timeout '60000'");
 
 sub standby
 {

@@ -26,7 +26,8 @@ sub delivers
 {
 	my ($id, $name) = @_;
 
-	$t->fill_key("a:$id");
+	# refused while the relay has it connected anew
+	$t->wait_for('a copy', sub { $t->fill_key("a:$id") =~ /^(?:ok|hit)$/ });
 	$t->sql("UPDATE a SET n = n + 1 WHERE id = $id");
 	$t->wait_for("the change of row $id",
 		sub { $t->redis->command('GET', "a:$id") eq $t->row("a:$id") });

@@ -8,7 +8,7 @@ use MlcTest;
 use PostgreSQL::Test::Cluster;
 use Test::More;
 
-my $t = MlcTest->new('history', cold => 1000);
+my $t = MlcTest->new('history', cold => 1000, server => "timeout '60000'");
 my $key = 'i:1001';
 
 $t->node->enable_archiving;

@@ -8,7 +8,7 @@ use MlcTest;
 use PostgreSQL::Test::Cluster;
 use Test::More;
 
-my $t = MlcTest->new('beside', cold => 1000);
+my $t = MlcTest->new('beside', cold => 1000, server => "timeout '60000'");
 my $primary = $t->node;
 my $standby = PostgreSQL::Test::Cluster->new('standby');
 my @keys = map { ("i:$_", "u:$_") } 1001 .. 1020;

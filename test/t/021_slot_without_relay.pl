@@ -20,13 +20,13 @@ $t->sql("INSERT INTO a VALUES (1, 'before')");
 $t->wait_applied;
 is($t->redis->command('GET', 'a:1'), '{"id":1,"v":"before"}', 'an entry');
 
+my $position = $t->log_position;
 $node->append_conf('postgresql.conf', "mlcache.relay_enabled = off\nmlcache.slot_max_retained = 1MB");
 $node->reload;
 ok($node->poll_query_until('postgres',
 		"SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'mlcache relay'"),
 	'no relay');
 $t->sql("UPDATE a SET v = 'after'");
-my $position = $t->log_position;
 $t->sql("CREATE TABLE filler AS SELECT repeat('x', 1000) AS x FROM generate_series(1, 3000)");
 $node->reload;					# the launcher looks when it is woken
 $t->wait_log(qr/replication slot "mlcache_\d+" is given up/, $position);

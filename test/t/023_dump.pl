@@ -63,6 +63,7 @@ for my $db (qw(postgres restored))
 {
 	my $run = sub { $t->node->safe_psql($db, $_[0]) };
 
+	$run->("INSERT INTO fence VALUES (1); SELECT mlcache.wait_applied(mlcache.last_commit_version(), NULL)");
 	$run->("SELECT mlcache.get('product:1'), mlcache.get('category:1'), mlcache.get('part:eu:1')");
 	is($run->("SELECT mlcache.get('product:1'); SELECT source FROM mlcache.last_read()"),
 		qq({"id":1,"name":"p1","category_id":1}\nL1), "$db: cached");

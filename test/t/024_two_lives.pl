@@ -9,7 +9,8 @@ use lib "$FindBin::RealBin/lib";
 use MlcTest;
 use Test::More;
 
-my $t = MlcTest->new('two_lives', no_tables => 1);
+# the slot reaches back however long this takes
+my $t = MlcTest->new('two_lives', no_tables => 1, conf => "mlcache.redelivery_window = '10min'\n");
 my $url = $t->redis->url;
 my $again = "BEGIN; DROP TABLE t; DROP EXTENSION mlcache CASCADE; CREATE EXTENSION mlcache;"
   . " CREATE SERVER redis FOREIGN DATA WRAPPER mlcache OPTIONS (url '$url');"

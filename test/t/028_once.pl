@@ -8,7 +8,7 @@ use MlcTest;
 use Test::More;
 
 my $rows = 12_000;
-my $t = MlcTest->new('once', no_tables => 1, server => "stream '10000000'",
+my $t = MlcTest->new('once', no_tables => 1, server => "stream '10000000', timeout '60000'",
 	conf => "mlcache.relay_work_mem = '1MB'\nlogical_decoding_work_mem = '1MB'\nlog_temp_files = 0\n"
 	  . "autovacuum = off\n");
 

@@ -7,7 +7,7 @@ use lib "$FindBin::RealBin/lib";
 use MlcTest;
 use Test::More;
 
-my $t = MlcTest->new('detach', no_tables => 1);
+my $t = MlcTest->new('detach', no_tables => 1, server => "timeout '60000'");
 
 sub keys_of
 {

@@ -7,7 +7,7 @@ use lib "$FindBin::RealBin/lib";
 use MlcTest;
 use Test::More;
 
-my $t = MlcTest->new('look', no_tables => 1, conf => 'mlcache.l1_size = 0');
+my $t = MlcTest->new('look', no_tables => 1, server => "timeout '60000'", conf => 'mlcache.l1_size = 0');
 my $redis = $t->redis;
 
 $t->sql(<<'SQL');

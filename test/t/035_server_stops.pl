@@ -74,6 +74,8 @@ for my $n (1 .. 5)
 
 	$t->let_write(100);
 	$eu->freeze;
+	# something it has to be told
+	$t->sql('UPDATE i SET n = n + 1 WHERE id = 1001');
 	$version = others_go_on("$n: the other server goes on", 10);
 	$t->let_write(50);
 	is($t->stat("state || ' ' || (applied < '$version')", 'eu'), 'armed true',
@@ -175,7 +177,9 @@ sub network
 }
 
 network('');
+$position = $t->log_position;
 $t->sql("ALTER SERVER redis OPTIONS (SET url 'unix://$through', SET timeout '3600000'); ALTER SERVER eu RENAME TO zeta");
+$t->wait_log(qr/server "redis" is connected/, $position);
 $t->wait_armed($_) for qw(redis zeta);
 $t->sql('CREATE TABLE a (id int PRIMARY KEY, n int); INSERT INTO a SELECT g, 0 FROM generate_series(1, 9) g;'
 	  . "SELECT mlcache.attach('a', key => 'a:{id}')");
