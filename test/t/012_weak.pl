@@ -121,20 +121,27 @@ $t->sql("INSERT INTO wr SELECT g, '' FROM generate_series(1, 10) g");
 $t->wait_applied;
 for my $skip (0, 1)
 {
-	$t->write_fault("mlcache.relay_work_mem = '1MB'\n"
-		  . "mlcache.fault_points = 'relay-stream=skip" . ($skip ? ',relay-weak-order=skip' : '') . "'\n");
+	my $faults = 'relay-stream=skip' . ($skip ? ',relay-weak-order=skip' : '');
+	my $settings = "mlcache.relay_work_mem = '1MB'\nmlcache.fault_points = '$faults";
+
 	$t->sql("DELETE FROM wr; INSERT INTO wr SELECT g, '' FROM generate_series(1, 10) g");
+	$t->wait_applied;
+	# where the order is not kept, the weak change is not due before the other
+	$t->set_conf($settings . ($skip ? ',relay-weak-due=skip' : '') . "'");
 	$t->wait_applied;
 	$t->sql("UPDATE wr SET pad = 'old' WHERE id <= 10");
 	$t->sql("BEGIN; INSERT INTO wr SELECT g, repeat('x', 500) FROM generate_series(1001, 6000) g;"
 		  . 'DELETE FROM wr WHERE id <= 10; COMMIT');
+	$t->wait_for('the large transaction',
+		sub { $t->redis->command('EXISTS', map { "wr:$_" } 1001 .. 6000) == 5000 });
+	$t->set_conf("$settings'");
 	$t->wait_applied;
 	is($t->redis->command('EXISTS', map { "wr:$_" } 1 .. 10), $skip ? 10 : 0,
 		$skip
 		? 'they do come back without that safeguard'
 		: 'rows that a large transaction removed do not come back');
 	is($t->redis->command('EXISTS', map { "wr:$_" } 1001 .. 6000), 5000, 'and its own are all there');
-	$t->write_fault('');
+	$t->clear_fault;
 }
 
 # ---------- nobody to wait for ----------
