@@ -245,6 +245,15 @@ sub last_slots
 	return map { { id => $_, last => $last{$_} } } keys %last;
 }
 
+sub first_slot					# of a master
+{
+	my ($self, $master) = @_;
+	my @first = sort { $a <=> $b } map { $_->[0] }
+	  grep { $_->[2][2] eq $master->{id} } @{ $master->command('CLUSTER', 'SLOTS') };
+
+	return $first[0];
+}
+
 # Some key of a slot.
 sub key_in
 {
