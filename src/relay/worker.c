@@ -467,6 +467,11 @@ mlc_relay_main(Datum arg)
 	BackgroundWorkerInitializeConnectionByOid(mlc_shared->relays[number].dbid,
 											  InvalidOid, 0);
 
+	/* a signal to reload may have come before there was a handler for it */
+	ProcessConfigFile(PGC_SIGHUP);
+	if (!mlc_relay_enabled)
+		return;
+
 	/* decoding and spools want an owner outside any transaction */
 	CreateAuxProcessResourceOwner();
 	init_relay(number);
