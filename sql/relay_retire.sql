@@ -23,7 +23,7 @@ END
 $$;
 
 CREATE EXTENSION mlcache;
-CREATE SERVER redis FOREIGN DATA WRAPPER mlcache OPTIONS (url :'redis_url');
+CREATE SERVER redis FOREIGN DATA WRAPPER mlcache OPTIONS (url :'redis_url', connect_timeout '60000', timeout '60000');
 CREATE TABLE t (id int PRIMARY KEY);
 SELECT mlcache.attach('t', key => 't:{id}');
 SELECT mlcache.wait_applied(mlcache.last_commit_version(), '60 s');
@@ -43,7 +43,7 @@ DROP EXTENSION mlcache CASCADE;
 
 -- the same names again
 CREATE EXTENSION mlcache;
-CREATE SERVER redis FOREIGN DATA WRAPPER mlcache OPTIONS (url :'redis_url');
+CREATE SERVER redis FOREIGN DATA WRAPPER mlcache OPTIONS (url :'redis_url', connect_timeout '60000', timeout '60000');
 CREATE TABLE t (id int PRIMARY KEY);
 SELECT mlcache.attach('t', key => 't:{id}');
 SELECT mlcache.wait_applied(mlcache.last_commit_version(), '60 s');
@@ -52,7 +52,7 @@ SELECT mlcache.wait_applied(mlcache.last_commit_version(), '60 s');
 SELECT mlcache.pause('redis');
 DROP EXTENSION mlcache CASCADE;
 CREATE EXTENSION mlcache;
-CREATE SERVER redis FOREIGN DATA WRAPPER mlcache OPTIONS (url :'redis_url');
+CREATE SERVER redis FOREIGN DATA WRAPPER mlcache OPTIONS (url :'redis_url', connect_timeout '60000', timeout '60000');
 SELECT mlcache.attach('t', key => 't:{id}');
 SELECT mlcache.wait_applied(mlcache.last_commit_version(), '60 s');
 
