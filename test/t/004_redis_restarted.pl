@@ -106,8 +106,7 @@ $t->wait_published;
 is(fresh(), 'r=fresh u=fresh i=none', 'what was lost is delivered again');
 
 lose_a_change();
-$t->set_fault('relay-rewind=skip');
-$t->wait_retries;
+$t->set_relay_fault('relay-rewind=skip');
 $t->redis->start;
 $t->wait_published;
 is(fresh(), 'r=stale u=stale i=stale', 'not delivered again without that safeguard');
@@ -122,8 +121,7 @@ for my $skip (0, 1)
 
 	lose_a_change();
 	$session = $t->hold('relay-before-applying');
-	$t->set_fault('relay-before-applying=wait', $skip ? 'relay-arm=skip' : ());
-	$t->wait_retries;
+	$t->set_relay_fault('relay-before-applying=wait', $skip ? 'relay-arm=skip' : ());
 	$t->redis->start;
 	$t->wait_held('relay-before-applying');
 	is($t->look_up("u:100$id") eq 'unarmed' ? 'unarmed' : fresh(),

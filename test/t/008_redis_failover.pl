@@ -125,7 +125,7 @@ sub fail_over
 			$t->sql("SELECT lpad(to_hex((confirmed_flush_lsn - '0/0')::bigint), 16, '0') > '$applied'"
 				  . ' FROM pg_replication_slots') eq 't';
 		}) if $gap;
-	$t->set_fault($fault) if $fault;
+	$t->set_relay_fault($fault) if $fault;
 	$position = $t->log_position;
 	promote($replica);
 	wait_armed_since($position);

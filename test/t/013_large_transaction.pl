@@ -94,7 +94,7 @@ is(scalar @{ $t->redis->command('KEYS', 'big:*') }, 60000, 'TRUNCATE in a large 
 like($t->look_up('big:42'), qr/"n":6/, 'and what came after it');
 
 # and killed while it is delivered
-$t->set_fault('relay-before-applied=exit');
+$t->set_relay_fault('relay-before-applied=exit');
 $position = $t->log_position;
 $version = $t->sql("UPDATE big SET n = 7; SELECT mlcache.last_commit_version()");
 $t->wait_log(qr/fault point "relay-before-applied" reached/, $position);
@@ -125,7 +125,7 @@ for my $fault ('', 'relay-after-send=exit', 'relay-before-applied=exit', 'relay-
 	$t->wait_armed;
 	is(join(' ', map { $t->fill_key("plain:$_"), $t->fill_key("weak:$_") } @some),
 		join(' ', ('ok') x 8), "$case: filled");
-	$t->set_fault($fault) if $fault;
+	$t->set_relay_fault($fault) if $fault;
 	$position = $t->log_position;
 	$version = $t->sql('BEGIN; UPDATE plain SET n = n + 1; UPDATE big SET n = n + 1;'
 		  . ' UPDATE weak SET n = n + 1;'

@@ -296,16 +296,6 @@ sub wait_published
 	return $version;
 }
 
-# While its server is away: until a turn of the relay has begun since now, and
-# with it the settings of now hold.
-sub wait_retries
-{
-	my ($self) = @_;
-	my $errors = $self->stat('errors');
-
-	$self->wait_for('the relay to try again', sub { $self->stat('errors') >= $errors + 2 });
-}
-
 sub log_position { return -s $_[0]->{node}->logfile }
 
 sub wait_log
