@@ -410,9 +410,15 @@ static uint64_t
 count_different(PGconn *pg)
 {
 	char	   *n;
+	char	   *applied;
 	uint64_t	result;
 
-	run_or_die(pg, "SELECT mlcache.wait_applied(mlcache.last_commit_version(), '60 s')");
+	/* a commit of this session's own, after those of all clients */
+	run_or_die(pg, "UPDATE " TABLE " SET pad = pad WHERE id = 0");
+	applied = value_or_die(pg, "SELECT mlcache.wait_applied(mlcache.last_commit_version(), '60 s')");
+	if (applied == NULL || applied[0] != 't')
+		die("the load is not applied after 60 s", "SELECT * FROM mlcache.stat_servers;");
+	free(applied);
 	n = value_or_die(pg, "SELECT count(*) FROM " TABLE " WHERE (mlcache.get('" TABLE ":' || id)::json->>'version')::bigint <> version");
 	result = strtoull(n, NULL, 10);
 	free(n);
