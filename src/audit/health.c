@@ -39,6 +39,7 @@
 #define WASTE (64 * 1024 * 1024)	/* bytes lost to fragmentation that matter */
 #define CLOCK_MEMORY 600		/* s for which a jump is told */
 #define ENOUGH_SEEDS 2			/* nodes that may not both go at once */
+#define FIRST_TRY 5000			/* ms until a server is reached, or is down */
 #define MB ((double) (1024 * 1024))
 
 static const struct
@@ -96,6 +97,7 @@ typedef struct Check
 	MlcHistory *history;		/* NULL: nothing is remembered */
 	MlcFindingRaised raised;	/* NULL: nothing is */
 	TimestampTz now;
+	TimestampTz began_at;		/* the relay */
 	List	   *findings;
 } Check;
 
@@ -143,6 +145,16 @@ bytes(double n)
 
 /* ---- the relay and its servers ---- */
 
+/* Has nobody had the time yet to find out whether it is down? */
+static bool
+is_untried(Check *check, MlcTargetStat *stat)
+{
+	TimestampTz since = Max(check->began_at, stat->catch_up_at);
+
+	return stat->state == MLC_TARGET_DOWN && stat->error[0] == '\0' &&
+		!TimestampDifferenceExceeds(since, check->now, FIRST_TRY);
+}
+
 static void
 check_server(Check *check, MlcTargetStat *stat, MlcServer *server)
 {
@@ -154,6 +166,9 @@ check_server(Check *check, MlcTargetStat *stat, MlcServer *server)
 	if (stat->state == MLC_TARGET_CATCHUP &&
 		is_raised(check, MLC_FINDING_SERVER_DOWN, server->name))
 		down = true;
+	if (is_untried(check, stat) &&
+		!is_raised(check, MLC_FINDING_SERVER_DOWN, server->name))
+		return;
 	if (down)
 		add(check, MLC_FINDING_SERVER_DOWN, server->name,
 			psprintf("Readers read rows, strong commits fail or degrade. %s%s",
@@ -205,6 +220,7 @@ check_relay(Check *check)
 	mlc_segment_read_servers(check->relay, stats);
 	LWLockAcquire(mlc_shared->lock, LW_SHARED);
 	pid = check->relay->pid;
+	check->began_at = check->relay->began_at;
 	wanted = check->relay->wanted;
 	LWLockRelease(mlc_shared->lock);
 
@@ -564,7 +580,7 @@ List *
 mlc_health_check(MlcRelayShared *relay, MlcHistory *history,
 				 const MlcRedisLook *looks, int nlooks, MlcFindingRaised raised)
 {
-	Check		check = {relay, history, raised, GetCurrentTimestamp(), NIL};
+	Check		check = {relay, history, raised, GetCurrentTimestamp(), 0, NIL};
 
 	if (relay)
 	{
@@ -589,7 +605,7 @@ mlc_health_check_all(void)
 	MlcRedisLook *before = palloc0(sizeof(MlcRedisLook) * MLC_MAX_TARGETS);
 	int			nbefore = 0;
 	int			nlooks = 0;
-	Check		check = {relay, history, NULL, GetCurrentTimestamp(), NIL};
+	Check		check = {relay, history, NULL, GetCurrentTimestamp(), 0, NIL};
 	ListCell   *lc;
 
 	if (history)

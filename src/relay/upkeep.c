@@ -119,6 +119,7 @@ claim_number(Oid serverid)
 	memset(&mlc_relay->shared->targets[number], 0, sizeof(MlcTargetStat));
 	mlc_relay->shared->targets[number].serverid = serverid;
 	mlc_relay->shared->targets[number].state = MLC_TARGET_DOWN;
+	mlc_relay->shared->targets[number].catch_up_at = GetCurrentTimestamp();
 	LWLockRelease(mlc_shared->lock);
 	return number;
 }

@@ -358,6 +358,7 @@ init_relay(int number)
 
 	LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
 	mlc_relay->shared->pid = MyProcPid;
+	mlc_relay->shared->began_at = GetCurrentTimestamp();
 	mlc_relay->shared->latch = MyLatch;
 	LWLockRelease(mlc_shared->lock);
 	on_shmem_exit(forget_me, Int32GetDatum(number));

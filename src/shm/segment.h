@@ -54,7 +54,7 @@ typedef struct MlcTargetStat
 	int64		errors;
 	int64		reconnects;
 	XLogRecPtr	catch_up_from;	/* where it stood when it was reached again */
-	TimestampTz catch_up_at;
+	TimestampTz catch_up_at;	/* ... or since when it is to be reached */
 	double		lag_ms;			/* oldest commit of a batch to applied */
 	double		lag_ms_max;
 	char		error[MLC_ERROR_LEN];	/* the last, without secrets */
@@ -78,6 +78,7 @@ typedef struct MlcRelayShared
 								 * delivered; lock */
 	pg_atomic_uint32 holds;		/* transactions that are about to attach */
 	pid_t		pid;			/* the relay itself; lock */
+	TimestampTz began_at;		/* the same */
 	Latch	   *latch;			/* the relay itself; lock; read without */
 	pg_atomic_uint32 sleeping;	/* relay sets to an MlcSleep, whoever wakes it
 								 * clears */
