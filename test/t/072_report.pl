@@ -26,9 +26,9 @@ SELECT mlcache.attach('"$evil"', key => 'evil:{id}');
 SELECT mlcache.wait_applied(mlcache.last_commit_version(), '60 s');
 SQL
 $t->wait_armed;
-$t->sql("SELECT count(mlcache.get('p:' || g)) FROM generate_series(1, 100) g, generate_series(1, 20)");
 $t->sql("UPDATE p SET name = 'y' WHERE id <= 10");
 $t->wait_for('a history', sub {
+	$t->sql("SELECT count(mlcache.get('p:' || g)) FROM generate_series(1, 100) g, generate_series(1, 20)");
 	$t->sql('SELECT count(*) > 70 AND count(apply_p99) > 0 AND sum(hits) >= 1900 FROM mlcache.stat_history') eq 't';
 });
 $t->redis->command('SET', 'p:50', 'wrong', 'KEEPTTL');
@@ -100,7 +100,7 @@ sub chromium
 			--disable-background-networking --disable-component-update --disable-sync
 			--disable-dev-shm-usage --hide-scrollbars --enable-logging=stderr),
 			'--window-size=1280,2000', "--user-data-dir=$dir/chromium", @args, "file://$file" ],
-		'<', \undef, '>', \$out, '2>', \$err, IPC::Run::timeout(90));
+		'<', \undef, '>', \$out, '2>', \$err, IPC::Run::timeout(300));
 	return ($out, join("\n", grep { /CONSOLE/ } split /\n/, $err));
 }
 

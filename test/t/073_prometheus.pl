@@ -22,7 +22,7 @@ SKIP:
 {
 	skip 'prometheus-postgres-exporter is not installed', 1 unless $exporter;
 
-	my $t = MlcTest->new('prometheus', no_tables => 1);
+	my $t = MlcTest->new('prometheus', no_tables => 1, server => "timeout '30000'");
 	$t->set_conf("mlcache.fault_points = 'monitor-second=skip'");
 	$t->sql(<<'SQL');
 CREATE TABLE p (id int PRIMARY KEY, name text);
@@ -33,8 +33,8 @@ SELECT mlcache.wait_applied(mlcache.last_commit_version(), '60 s');
 SQL
 	$t->wait_armed;
 	$t->sql("SELECT count(mlcache.get('p:' || g)) FROM generate_series(1, 100) g, generate_series(1, 3)");
-	$t->sql("UPDATE p SET name = 'y' WHERE id <= 7");
-	$t->sql('SELECT mlcache.wait_applied(mlcache.last_commit_version())');
+	is($t->sql("UPDATE p SET name = 'y' WHERE id <= 7; SELECT mlcache.wait_applied(mlcache.last_commit_version(), '60 s')"),
+		't', 'changes are applied');
 	$t->redis->command('SET', 'p:50', 'wrong', 'KEEPTTL');
 	is($t->sql("SELECT class FROM mlcache.audit('p')"), 'corrupt', 'a copy is wrong');
 	$t->redis->command('CONFIG', 'SET', 'maxmemory-policy', 'allkeys-lru');

@@ -77,7 +77,10 @@ like($advised, qr/^ALTER SERVER redis OPTIONS \(SET url 'redis:\/\//, '...and wh
 $t->sql($advised);
 $t->wait_for('nothing to say', sub { seeds() eq '' });
 $t->wait_log(qr/mlcache alert: \{"alert":"url leads nowhere","state":"over"/, $position);
-$t->sql('SELECT pg_terminate_backend(' . $t->running_relay . ')');
+my $old = $t->running_relay;
+
+$t->sql("SELECT pg_terminate_backend($old)");
+$t->wait_for('another relay', sub { $t->running_relay ne $old });
 $t->wait_armed;
 pass('a relay that begins anew finds the cluster again');
 $t->stop;
