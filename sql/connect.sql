@@ -95,7 +95,7 @@ DROP SERVER redis;
 SELECT attempt();
 SELECT * FROM checks();
 
-SELECT format('CREATE SERVER redis FOREIGN DATA WRAPPER mlcache OPTIONS (url %L)', :'redis_url') AS statement \gset
+SELECT format('CREATE SERVER redis FOREIGN DATA WRAPPER mlcache OPTIONS (url %L, timeout ''60000'')', :'redis_url') AS statement \gset
 :statement;
 SELECT attempt();
 SELECT settle();
