@@ -8,7 +8,7 @@ use MlcTest;
 use Test::More;
 
 my $t = MlcTest->new('refresh', cold => 10, server => "timeout '60000'",
-	conf => "mlcache.refresh_timeout = '1min'\n");
+	conf => "mlcache.refresh_timeout = '4s'\n");
 my @keys = map { "d:$_" } 1 .. 200;
 
 # A document says what had been applied when it was loaded, and when that was.
