@@ -40,6 +40,7 @@ $t->node->stop;
 $t->{node} = $node;
 $node->start;
 $node->promote;
+$t->end_prepared;
 $t->wait_armed;
 is($t->purges, 1, 'purged by the new primary');
 like($t->stat('applied'), qr/^00000002/, 'applied is of the new timeline');

@@ -41,6 +41,7 @@ $node->append_conf('postgresql.conf',
 $t->{node} = $node;
 $node->start;
 $node->poll_query_until('postgres', 'SELECT NOT pg_is_in_recovery()');
+$t->end_prepared;
 $t->wait_armed;
 is($t->purges, 1, 'purged');
 like($t->stat('applied'), qr/^00000002/, 'applied is of the new timeline');

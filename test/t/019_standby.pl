@@ -82,6 +82,7 @@ $primary->stop;
 $t->{node} = $standby;
 $log = $t->log_position;
 $standby->promote;
+$t->end_prepared;
 $t->wait_armed;
 is($t->purges($log), 1, 'purged: it is another timeline, and the slot was not there');
 like($t->stat('applied'), qr/^00000002/, 'applied is of the new timeline');

@@ -457,15 +457,23 @@ sub python
 	return decode_json($out);
 }
 
+# What a load that is no more has left prepared, in a backup say, would keep its
+# locks, and others from making a slot.
+sub end_prepared
+{
+	my ($self) = @_;
+
+	$self->sql("ROLLBACK PREPARED '$_'")
+	  for split /\n/, $self->sql("SELECT gid FROM pg_prepared_xacts WHERE gid ~ '^w\\d+-'");
+}
+
 # Fills everything once, then writes, reads and watches until finish_load.
 sub start_load
 {
 	my ($self, %more) = @_;
 	my %load = (in => $self->options(%more), out => '', err => '');
 
-	# what another load left prepared, in a backup say, would keep its locks
-	$self->sql("ROLLBACK PREPARED '$_'")
-	  for split /\n/, $self->sql("SELECT gid FROM pg_prepared_xacts WHERE gid ~ '^w\\d+-'");
+	$self->end_prepared;
 	$self->python('fill');
 	$self->{load} = \%load;
 	$load{harness} = IPC::Run::start([ $python, "$dir/load.py", 'run' ],
