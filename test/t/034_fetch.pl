@@ -35,8 +35,9 @@ $load->start;
 $load->let_write(100);
 everything_goes_wrong($t, sub { $load->let_write(@_) }, 40, 10);
 $load->let_write(100);
+$load->let_read('L1', 'L2', 'load', 'row', 'free L1', 'free L2');
 $load->stop;
-$load->was_coherent('L1', 'L2', 'load', 'row', 'free L1', 'free L2');
+$load->was_coherent;
 $load->is_coherent('after faults');
 
 # ---------- the same is seen to fail ----------

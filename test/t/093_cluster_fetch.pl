@@ -282,8 +282,9 @@ $load->let_write(50);
 $cluster->elect(victim());
 $t->wait_armed;
 $load->let_write(100);
+$load->let_read('L1', 'L2', 'load', 'row', 'free L1', 'free L2');
 $load->stop;
-$load->was_coherent('L1', 'L2', 'load', 'row', 'free L1', 'free L2');
+$load->was_coherent;
 $load->is_coherent('after faults');
 
 # Without its steps through the slots' indexes the load sees it.
