@@ -7,7 +7,7 @@ use lib "$FindBin::RealBin/lib";
 use MlcTest;
 use Test::More;
 
-my $t = MlcTest->new('relay_killed', cold => 1500);
+my $t = MlcTest->new('relay_killed', cold => 1500, server => "timeout '60000'");
 my $log = $t->log_position;
 
 sub new_relay

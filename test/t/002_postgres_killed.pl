@@ -8,7 +8,7 @@ use lib "$FindBin::RealBin/lib";
 use MlcTest;
 use Test::More;
 
-my $t = MlcTest->new('postgres_killed', cold => 1500);
+my $t = MlcTest->new('postgres_killed', cold => 1500, server => "timeout '60000'");
 my $log = $t->log_position;
 
 # ---------- under load ----------

@@ -8,7 +8,7 @@ use lib "$FindBin::RealBin/lib";
 use MlcTest;
 use Test::More;
 
-my $t = MlcTest->new('redis_full', cold => 1500,
+my $t = MlcTest->new('redis_full', cold => 1500, server => "timeout '60000'",
 	redis => [ '--maxmemory-policy', 'noeviction' ]);
 my $log = $t->log_position;
 

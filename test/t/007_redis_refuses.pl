@@ -7,7 +7,7 @@ use lib "$FindBin::RealBin/lib";
 use MlcTest;
 use Test::More;
 
-my $t = MlcTest->new('redis_refuses', cold => 1500);
+my $t = MlcTest->new('redis_refuses', cold => 1500, server => "timeout '60000'");
 my $log = $t->log_position;
 
 sub refuse { $t->redis->command('ACL', 'SETUSER', 'default', '-unlink') }

@@ -8,7 +8,7 @@ use MlcTest;
 use Test::More;
 
 my $rows = 300_000;
-my $t = MlcTest->new('large', cold => 200,
+my $t = MlcTest->new('large', cold => 200, server => "timeout '60000'",
 	conf => "mlcache.relay_work_mem = '4MB'\nlogical_decoding_work_mem = '4MB'\nmax_wal_size = 2GB\n");
 my $peak = 0;
 

@@ -12,7 +12,7 @@ use Test::More;
 
 my $t = MlcTest->new('away', cold => 100, bare => 1);
 
-$t->create_server;
+$t->create_server("timeout '60000'");
 $t->sql(<<'SQL');
 CREATE TABLE fence (n int);
 CREATE TABLE a (id int PRIMARY KEY, n int);

@@ -11,7 +11,7 @@ use Test::More;
 my $t = MlcTest->new('slot_without_relay', bare => 1);
 my $node = $t->node;
 
-$t->create_server;
+$t->create_server("timeout '60000'");
 $t->sql("CREATE TABLE fence (n int)");
 $t->sql("CREATE TABLE a (id int PRIMARY KEY, v text)");
 $t->sql("SELECT mlcache.attach('a', key => 'a:{id}', action => 'replicate')");

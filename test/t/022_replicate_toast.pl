@@ -9,7 +9,7 @@ use Test::More;
 
 my $t = MlcTest->new('replicate_toast', bare => 1);
 
-$t->create_server;
+$t->create_server("timeout '60000'");
 $t->sql("CREATE TABLE fence (n int)");
 $t->sql("CREATE TABLE a (id int PRIMARY KEY, v int, big text)");
 $t->sql("ALTER TABLE a ALTER COLUMN big SET STORAGE EXTERNAL");

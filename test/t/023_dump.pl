@@ -10,7 +10,7 @@ use MlcTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $t = MlcTest->new('dump', no_tables => 1);
+my $t = MlcTest->new('dump', no_tables => 1, server => "timeout '60000'");
 my $other = MlcRedis->new('dump-other');
 my $file = PostgreSQL::Test::Utils::tempdir() . '/dump.sql';
 

@@ -10,10 +10,11 @@ use MlcTest;
 use Test::More;
 
 # the slot reaches back however long this takes
-my $t = MlcTest->new('two_lives', no_tables => 1, conf => "mlcache.redelivery_window = '10min'\n");
+my $t = MlcTest->new('two_lives', no_tables => 1, server => "timeout '60000'",
+	conf => "mlcache.redelivery_window = '10min'\n");
 my $url = $t->redis->url;
 my $again = "BEGIN; DROP TABLE t; DROP EXTENSION mlcache CASCADE; CREATE EXTENSION mlcache;"
-  . " CREATE SERVER redis FOREIGN DATA WRAPPER mlcache OPTIONS (url '$url');"
+  . " CREATE SERVER redis FOREIGN DATA WRAPPER mlcache OPTIONS (url '$url', timeout '60000');"
   . " CREATE TABLE t (id int PRIMARY KEY, v text);"
   . " SELECT mlcache.attach('t', key => 't:{id}', capture => 'trigger'); COMMIT";
 my $position;

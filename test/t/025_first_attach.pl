@@ -19,7 +19,7 @@ sub make
 	$t->sql("CREATE DATABASE $name");
 	$t->node->safe_psql($name, <<"SQL");
 CREATE EXTENSION mlcache;
-CREATE SERVER redis FOREIGN DATA WRAPPER mlcache OPTIONS (url '$url', namespace '$name');
+CREATE SERVER redis FOREIGN DATA WRAPPER mlcache OPTIONS (url '$url', namespace '$name', timeout '60000');
 CREATE TABLE a (id text PRIMARY KEY);
 SQL
 	return $name;

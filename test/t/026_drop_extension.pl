@@ -14,7 +14,7 @@ for my $skip (0, 1)
 {
 	my ($ns, $held);
 
-	$t->create_server;
+	$t->create_server("timeout '60000'");
 	$t->sql('DROP TABLE IF EXISTS a, fence');
 	$t->sql('CREATE TABLE fence (n int); CREATE TABLE a (id int PRIMARY KEY, n int);'
 		  . " INSERT INTO a VALUES (1, 0); SELECT mlcache.attach('a', key => 'a:{id}')");

@@ -25,7 +25,7 @@ chmod 0755, PostgreSQL::Test::Utils::tempdir();
 my $t = MlcTest->new('late_change', bare => 1,
 	conf => "shared_preload_libraries = '$module,mlcache'\n");
 
-$t->create_server;
+$t->create_server("timeout '60000'");
 $t->sql(<<'SQL');
 CREATE TABLE fence (n int);
 CREATE TABLE captured (id int PRIMARY KEY, grp int, n int);
