@@ -340,7 +340,8 @@ set_aside(void)
 	{
 		MlcTarget  *target = mlc_relay->targets[i];
 
-		others |= mlc_target_is_idle(target) && !target->aside;
+		/* one that is set aside, but has answered, waits for this batch */
+		others |= mlc_target_is_idle(target);
 		down |= target->state == MLC_TARGET_DOWN && !target->paused;
 		if (!is_awaited(target))
 			continue;
