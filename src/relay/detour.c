@@ -489,10 +489,28 @@ same_owners(MlcGroup *group, MlcClusterMap *a, MlcClusterMap *b)
 	return true;
 }
 
+/*
+ * While a master is set aside, keys that a pattern has named stay as they are:
+ * their guards, too, by which they are named again when all get what is kept.
+ */
+static void
+drop_named(MlcGroup *group)
+{
+	int			n = 0;
+
+	if (!mlc_flow_any_aside(group))
+		return;
+	for (int i = 0; i < group->ndetours; i++)
+		if (group->detours[i]->rule != NULL)
+			group->detours[n++] = group->detours[i];
+	group->ndetours = n;
+}
+
 /* False: all of the batch is to be delivered again, to whoever is there. */
 static bool
 settle(MlcGroup *group)
 {
+	drop_named(group);
 	for (int attempt = 0; attempt < TRIES; attempt++)
 	{
 		MemoryContext context;

@@ -419,12 +419,12 @@ MUTANTS = [
      "	text_sorts = locale_sorts_hex()\n", "	text_sorts = true\n",
      ["Danish.test_versions"]),
     ("a purge ends marks",
-     "				leave_marks(name, guard)\n				redis.pcall",
-     "				leave_marks(name, nil)\n				redis.pcall",
+     "					leave_marks(name, guard)\n				end\n				redis.pcall",
+     "					leave_marks(name, nil)\n				end\n				redis.pcall",
      ["Scans.test_purge_keeps_marks"]),
     ("a purge sends one command for many slots",
-     "				local gone = redis.pcall('UNLINK', key)\n				if gone",
-     "				local gone = redis.call('UNLINK', key, found[1])\n				if gone",
+     "				local gone = redis.pcall('UNLINK', key)\n				local split",
+     "				local gone = redis.call('UNLINK', key, found[1])\n				local split",
      ["Cluster.test_everything"]),
 
     # -- flags

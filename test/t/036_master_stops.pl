@@ -231,6 +231,34 @@ for (1 .. 10)
 }
 ok($left, 'but not when it alone gets that');
 
+# A pattern names a key whose guard it has met alone, while the entry is with
+# another master by now.  It is set aside when it tells so, or that one is.
+for my $silent (0, 1)
+{
+	my @masters = $cluster->masters;
+	my ($from, $to) = @masters;
+	my $key = cache(key_of($from));
+	my $slot = $cluster->slot($key);
+	my $holder;
+
+	$to->command('CLUSTER', 'SETSLOT', $slot, 'IMPORTING', $from->{id});
+	$from->command('CLUSTER', 'SETSLOT', $slot, 'MIGRATING', $to->{id});
+	$from->command('MIGRATE', '127.0.0.1', $to->{port}, '', 0, 60_000, 'KEYS', $key);
+	is(scalar $cluster->copies($key), 1, "$key: the entry has moved");
+	$t->set_relay_fault('relay-before-send=wait');
+	$holder = $t->hold('relay-before-send');
+	$t->sql("SELECT mlcache.invalidate_pattern('$key')");
+	$t->wait_held('relay-before-send');
+	freeze($masters[$silent]);
+	$holder->quit;
+	others_go_on($masters[$silent], 'a pattern meets half a key', 1);
+	thaw($masters[$silent]);
+	$t->wait_applied;
+	is(join(' ', $cluster->copies($key)), '', "$key: the pattern has removed it all the same");
+	$t->clear_fault;
+	$cluster->move_slot($slot, $to);
+}
+
 # ---------- killed while it is set aside ----------
 
 $t->start_load;

@@ -1219,8 +1219,8 @@ end
 -- 0 keys; ns, cursor, count, glob [, version]: one step of a scan over keys or
 -- guards that match glob; their entries and leases go, marks stay.	With a
 -- version, entries that are no older than it stay.
--- -> {next cursor, keys cleared [, {key...}]}: the keys are those whose guard was
--- an entry's, and whose entry was not here.
+-- -> {next cursor, keys cleared [, {key...}]}: the keys are those whose guard is
+-- an entry's, and whose entry was not here; in a cluster that guard stays.
 local function mlc_purge(keys, args)
 	need_keys(keys, 0, 0)
 	need_args(args, 4, 5)
@@ -1244,10 +1244,15 @@ local function mlc_purge(keys, args)
 			local guard = not texts.err and parse_marked_guard(texts[1], now)
 			if not version or not guard or guard.lo == '' or before(guard.lo, version) then
 				local gone = redis.pcall('UNLINK', key)
-				if gone ~= 1 and guard and guard.lo ~= '' and not guard.absent then
+				local split = gone ~= 1 and guard and guard.lo ~= '' and not guard.absent
+				if split then
 					alone[#alone + 1] = key
 				end
-				leave_marks(name, guard)
+				-- of a cluster it stays, and is named again, until it has been
+				-- removed from all masters
+				if not split or not tags[args[1]] then
+					leave_marks(name, guard)
+				end
 				redis.pcall('UNLINK', kept_name(name))
 				cleared = cleared + 1
 			end
