@@ -12,6 +12,7 @@ const { connect } = require('../clients/resp.js');
 
 const [conninfo, socket, namespace, table, keys, sessions, first, file] = process.argv.slice(2);
 const records = [];
+let hits = 0;
 let stopped = false;
 
 // A session of psql: a query in, a line out.
@@ -47,6 +48,8 @@ async function read(session) {
     const end = process.hrtime.bigint();
     const { ver, op } = payload === null ? { ver: '-', op: '-' } : JSON.parse(payload.toString());
     records.push(`r ${session} ${key} ${start} ${end} ${ver} ${op} ${loaded ? 'row' : 'L2'} -\n`);
+    hits += loaded ? 0 : 1;
+    if (hits === 101 && !loaded) console.log('enough');
     await sleep(Math.random() * 4);
   }
   command.close();

@@ -4,7 +4,7 @@
     readers.py CONNINFO SOCKET NAMESPACE TABLE KEYS SESSIONS FIRST FILE
 
 Writes a record as driver.c does, sessions numbered from FIRST; reads until
-standard input ends.
+standard input ends.  Says "enough" after more than 100 hits.
 """
 import json
 import os
@@ -24,6 +24,16 @@ from mlcache_client import MlcacheClient                # noqa: E402
 conninfo, socket, namespace, table, keys, sessions, first, file = sys.argv[1:]
 stop = threading.Event()
 records = []
+lock = threading.Lock()
+hits = 0
+
+
+def hit():
+    global hits
+    with lock:
+        hits += 1
+        if hits == 101:
+            print("enough", flush=True)
 
 
 def read(session):
@@ -48,6 +58,8 @@ def read(session):
         row = json.loads(payload) if payload else {"ver": "-", "op": "-"}
         records.append("r %d %d %d %d %s %s %s -\n" % (
             session, key, start, end, row["ver"], row["op"], "row" if loaded else "L2"))
+        if not loaded:
+            hit()
         time.sleep(random.random() * 0.004)
 
 

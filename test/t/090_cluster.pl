@@ -25,6 +25,8 @@ for my $table (qw(i u r s))
 {
 	$t->sql("INSERT INTO $table SELECT n, 'one' FROM generate_series(1, 300) n");
 }
+# else what is filled from here on goes again
+$t->wait_applied;
 
 sub name_of
 {
@@ -101,7 +103,7 @@ for my $table (qw(i u r s))
 	my $seen = 0;
 
 	name_of($key);
-	$t->set_fault('relay-detour=skip');
+	$t->set_relay_fault('relay-detour=skip');
 	$cluster->move_slot($cluster->slot($key), $cluster->other_master($key), between => sub {
 		$t->sql("UPDATE u SET name = 'late' WHERE id = 8");
 		$t->wait_applied;
@@ -189,7 +191,7 @@ for my $skip (0, 1)
 		});
 		$t->wait_applied;
 		# a master that is set aside gets the pattern once more, and all others
-		$t->set_fault('relay-swept=wait', 'relay-aside=skip', $skip ? 'relay-sweep-again=skip' : ());
+		$t->set_relay_fault('relay-swept=wait', 'relay-aside=skip', $skip ? 'relay-sweep-again=skip' : ());
 		$holder = $t->hold('relay-swept');
 		$pattern = $t->node->background_psql('postgres');
 		$pattern->query_safe("SELECT mlcache.invalidate_pattern('i:1*')");
@@ -225,7 +227,7 @@ for my $skip (0, 1)
 	my ($id) = grep { $cluster->owner($cluster->slot("i:$_")) != $away } 1 .. 300;
 	my $version;
 
-	$t->set_fault('relay-together=skip') if $skip;
+	$t->set_relay_fault('relay-together=skip') if $skip;
 	name_of("i:$id");
 	$t->wait_applied;
 	$away->freeze;

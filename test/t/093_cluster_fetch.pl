@@ -177,7 +177,7 @@ sub move_with
 		my $step = 0;
 
 		run("SELECT mlcache.set('$key', 'old', NULL, '{with}'), mlcache.set('{$key}:2', 'old', NULL, '{with}')");
-		$t->set_fault(@fault) if @fault;
+		$t->set_relay_fault(@fault) if @fault;
 		$cluster->move_slot($cluster->slot($key), $cluster->other_master($key), batch => 1, between => sub {
 			return if $step++ != $when;
 			run($between->($key));
@@ -288,12 +288,12 @@ $load->was_coherent;
 $load->is_coherent('after faults');
 
 # Without its steps through the slots' indexes the load sees it.
-$t->set_fault('relay-untag=skip');
+$t->set_relay_fault('relay-untag=skip');
 $load->start(qw(reader reader reader writer writer));
-$load->let_write(60);
+$t->wait_for('what is older', sub { $load->violations > 0 });
 $load->stop;
-cmp_ok($load->violations, '>', 0, 'without tags on every master it is seen');
-$t->clear_fault;
+pass('without tags on every master it is seen');
+$t->set_relay_fault();
 run('UPDATE doc SET ver = ver + 1');
 run("SELECT mlcache.invalidate_pattern('free:*'), mlcache.invalidate_pattern('note:*')");
 run("SELECT mlcache.set('free:1', (SELECT ver::text FROM doc WHERE id = 1))");
