@@ -56,9 +56,40 @@ CREATE SERVER redis FOREIGN DATA WRAPPER mlcache OPTIONS (url :'redis_url', conn
 SELECT mlcache.attach('t', key => 't:{id}');
 SELECT mlcache.wait_applied(mlcache.last_commit_version(), '60 s');
 
+-- one that retires has not failed: the next begins at once, however often, and also
+-- where it is asked for before the last has quite gone
 DROP TABLE t;
-DROP EXTENSION mlcache CASCADE;
 SELECT slot_goes();
+ALTER SYSTEM SET mlcache.fault_points = 'relay-retired=wait';
+SELECT pg_reload_conf();
+CREATE PROCEDURE come_and_go(OUT soon boolean) LANGUAGE plpgsql AS $$
+DECLARE
+	began timestamptz := clock_timestamp();
+BEGIN
+	FOR i IN 1 .. 9 LOOP
+		began := clock_timestamp();
+		-- who has written does not wait for the relay
+		CREATE TABLE t (id int PRIMARY KEY);
+		PERFORM mlcache.attach('t', key => 't:{id}');
+		COMMIT;
+		PERFORM pg_advisory_unlock(classid, objid) FROM mlcache.fault_lock('relay-retired') WHERE i > 1;
+		WHILE NOT EXISTS (SELECT FROM pg_replication_slots WHERE database = current_database()) LOOP
+			PERFORM pg_sleep(0.01);
+		END LOOP;
+		soon := clock_timestamp() < began + '9 s';
+		PERFORM pg_advisory_lock(classid, objid) FROM mlcache.fault_lock('relay-retired') WHERE i < 9;
+		DROP TABLE t;
+		COMMIT;
+		PERFORM slot_goes();
+	END LOOP;
+END
+$$;
+CALL come_and_go(NULL);
+ALTER SYSTEM RESET mlcache.fault_points;
+SELECT pg_reload_conf();
+DROP PROCEDURE come_and_go;
+
+DROP EXTENSION mlcache CASCADE;
 \c :main
 SET client_min_messages = warning;
 -- a worker that is about to leave is in its way

@@ -162,6 +162,9 @@ start_child(Child *child, MlcRelayShared *relay)
 	worker.bgw_main_arg = Int32GetDatum((int32) (relay - mlc_shared->relays));
 	worker.bgw_notify_pid = MyProcPid;
 
+	LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
+	relay->retired = false;
+	LWLockRelease(mlc_shared->lock);
 	old = MemoryContextSwitchTo(TopMemoryContext);
 	started = RegisterDynamicBackgroundWorker(&worker, &child->handle);
 	MemoryContextSwitchTo(old);
@@ -253,6 +256,18 @@ tend_heat(void)
 
 /* ---- relays ---- */
 
+/* Did the last one leave of its own accord, and so has not failed? */
+static bool
+has_retired(MlcRelayShared *relay)
+{
+	bool		retired;
+
+	LWLockAcquire(mlc_shared->lock, LW_SHARED);
+	retired = relay->retired;
+	LWLockRelease(mlc_shared->lock);
+	return retired;
+}
+
 /* Looks after one relay; returns ms until it has to be looked at again. */
 static long
 tend(Child *child, MlcRelayShared *relay)
@@ -271,8 +286,11 @@ tend(Child *child, MlcRelayShared *relay)
 		/* one that ran for a while failed for a new reason */
 		if (TimestampDifferenceExceeds(child->started_at, now, RESTART_MAX))
 			child->pause = 0;
-		child->pause = child->pause == 0 ? RESTART_MIN :
-			Min(child->pause * 2, RESTART_MAX);
+		if (has_retired(relay))
+			child->pause = 0;
+		else
+			child->pause = child->pause == 0 ? RESTART_MIN :
+				Min(child->pause * 2, RESTART_MAX);
 		child->retry_at = TimestampTzPlusMilliseconds(now, child->pause);
 	}
 

@@ -258,6 +258,7 @@ retire(uint32 generation)
 		pg_atomic_read_u32(&mlc_relay->shared->holds) == 0)
 	{
 		mlc_relay->shared->wanted = mlc_relay->shared->ready = false;
+		mlc_relay->shared->retired = true;
 		done = true;
 	}
 	LWLockRelease(mlc_shared->lock);
@@ -284,6 +285,7 @@ retire(uint32 generation)
 					 errhint("Remove them there, or FLUSHALL.")));
 	}
 	mlc_slot_drop();
+	MLC_FAULT("relay-retired");
 	return true;
 }
 

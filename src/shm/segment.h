@@ -76,6 +76,7 @@ typedef struct MlcRelayShared
 	bool		settled;		/* the relay found that it is needed; lock */
 	bool		ready;			/* the relay has its slot: later commits are
 								 * delivered; lock */
+	bool		retired;		/* the last relay left of its own accord; lock */
 	pg_atomic_uint32 holds;		/* transactions that are about to attach */
 	pid_t		pid;			/* the relay itself; lock */
 	TimestampTz began_at;		/* the same */
