@@ -14,7 +14,7 @@ my @flags = split ' ', `pkg-config --cflags --libs libpq`;
 command_ok([ $ENV{CC} // 'cc', '-O2', '-o', $load, "$top/test/bench/load.c", @flags, '-lm', '-lpthread' ],
 	'it compiles');
 
-my $t = MlcTest->new('load', no_tables => 1, conf => "max_connections = 50\n");
+my $t = MlcTest->new('load', no_tables => 1, conf => "max_connections = 50\n", server => "timeout '30000'");
 my @common = ('-d', $t->node->connstr('postgres'), '-t', 2, '-c', 8, '-k', 50, '-r', 80);
 
 # exit status, what it printed
@@ -29,12 +29,16 @@ sub load
 
 my ($status, $text) = load('');
 is($status, 0, 'strong: no violation') or diag($text);
-like($text, qr/^   2 s +[1-9]\d* reads\/s +[1-9]\d* writes\/s  hits so far/m, 'a line a second');
+like($text, qr/^   [12] s +[1-9]\d* reads\/s +[1-9]\d* writes\/s  hits so far/m, 'a line a second');
 like($text, qr/^reads +[1-9]\d* /m, 'how fast the reads were');
 like($text, qr/^hit ratio \d+\.\d+ %, of L1/m, 'how many were hits');
 like($text, qr/^stale reads 0 .*\n(.*\n)?violations 0\nerrors 0$/m, 'and what they saw');
 
-($status, $text) = load('-c mlcache.fault_points=strong-quarantine=skip,strong-release=skip');
+for (1 .. 10)
+{
+	($status, $text) = load('-c mlcache.fault_points=strong-quarantine=skip,strong-release=skip');
+	last if $status == 1;
+}
 is($status, 1, 'without the quarantine there are violations');
 like($text, qr/^violations [1-9]\d*: [1-9]\d* stale, 0 never written, 0 keys/m, 'which are counted');
 

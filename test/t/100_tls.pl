@@ -175,7 +175,7 @@ my $mute = IO::Socket::INET->new(Listen => 1, LocalAddr => '127.0.0.1') or die $
 my $began = time();
 like(try("connect_timeout '300'", 'rediss://127.0.0.1:' . $mute->sockport),
 	qr/did not finish the TLS handshake within 300 ms/, 'a server that says nothing');
-cmp_ok(time() - $began, '<', 5, 'and does not hold us up');
+cmp_ok(time() - $began, '<', 30, 'and does not hold us up');
 (undef, undef, $err) = $t->node->psql('postgres',
 	"CREATE SERVER b $wrapper (url 'redis://127.0.0.1', tls_ca_file '/a')");
 like($err, qr/"tls_ca_file" needs a url that begins with rediss:/, 'no option without TLS');

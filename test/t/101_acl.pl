@@ -51,6 +51,7 @@ for my $n (1 .. 3)
 	$t->sql("SELECT mlcache.set('banner:$n', '<b>Sale</b>', tags => '{front}')");
 }
 $t->sql("SELECT mlcache.touch('banner:1', '1 hour'), mlcache.touch('banner:2')");
+$t->wait_applied;
 is($t->sql("SELECT mlcache.get('banner:1')"), '<b>Sale</b>', 'a key with a tag');
 $t->sql("SELECT mlcache.invalidate_tag('front')");
 $t->wait_applied;
@@ -63,6 +64,7 @@ is($t->sql("SELECT string_agg(key || ' ' || class, ', ' ORDER BY key) FROM mlcac
 $t->wait_applied;
 is($t->sql("SELECT count(*) FROM mlcache.audit('s')"), 0, 'and its repair');
 $t->sql('TRUNCATE s');
+$t->wait_applied;
 is($t->sql('SELECT count(*) FROM mlcache.check_setup() WHERE NOT ok'), 0, 'check_setup is content');
 # a new server: the library is loaded, what there was is purged
 my $position = $t->log_position;

@@ -88,7 +88,7 @@ $_->quit for @session;
 
 # ---------- a master that is none ----------
 
-# Sentinel names it all the same, for a while.
+# Sentinel names it all the same, for a while: here, for as long as we like.
 my $master = $set->master;
 my $other;
 
@@ -97,6 +97,7 @@ MlcSentinel::wait_for('a replica',
 		($other) = grep { $_ != $master && (eval { $_->command('ROLE')->[3] } // '') eq 'connected' } $set->servers;
 	});
 
+$set->set_down_after(600_000);
 $other->command('REPLICAOF', 'NO', 'ONE');
 $master->command('REPLICAOF', '127.0.0.1', $other->{port});
 $t->wait_for('the relay to notice', sub { $t->stat('last_error') =~ /is not the master/ });
@@ -107,6 +108,7 @@ is($t->sql("SELECT mlcache.get('s:3')::json->>'n'; SELECT source FROM mlcache.la
 	"0\nrow", 'a reader reads the row');
 $other->command('REPLICAOF', '127.0.0.1', $master->{port});
 $master->command('REPLICAOF', 'NO', 'ONE');
+$set->set_down_after($MlcSentinel::down_after);
 $t->{redis} = $set->master;
 $t->wait_armed;
 

@@ -20,6 +20,16 @@ sub new
 	return bless { name => $name, servers => [], sentinels => [] }, $class;
 }
 
+our $down_after = 4000;			# ms: a busy machine's master is not down
+
+# Has all sentinels wait for so long until the master counts as down.
+sub set_down_after
+{
+	my ($self, $ms) = @_;
+
+	$_->command('SENTINEL', 'SET', 'mymaster', 'down-after-milliseconds', $ms) for $self->sentinels;
+}
+
 sub servers { return @{ $_[0]->{servers} } }
 sub sentinels { return @{ $_[0]->{sentinels} } }
 sub url { return 'redis://' . join ',', map { "127.0.0.1:$_->{port}" } $_[0]->sentinels }
@@ -53,7 +63,7 @@ port $sentinel->{port}
 unixsocket @{[$sentinel->socket]}
 dir $sentinel->{dir}
 sentinel monitor mymaster 127.0.0.1 $first->{port} 2
-sentinel down-after-milliseconds mymaster 1000
+sentinel down-after-milliseconds mymaster $down_after
 sentinel failover-timeout mymaster 2000
 sentinel parallel-syncs mymaster 9
 CONF
