@@ -68,28 +68,61 @@ mlc_keeper_start(MlcKeeper *keeper)
 	return false;
 }
 
+/* False: somebody else has asked for it. */
+static bool
+want(MlcKeeper *keeper)
+{
+	bool		mine;
+
+	LWLockAcquire(mlc_lock_shared->lock, LW_EXCLUSIVE);
+	mine = !keeper->wanted;
+	keeper->wanted = true;
+	LWLockRelease(mlc_lock_shared->lock);
+	return mine;
+}
+
+/* Of a database that is gone: nobody can tell Redis, where the ttl ends them. */
+static void
+forget_releases(Oid dbid)
+{
+	for (int i = 0; i < mlc_lock_shared->nslots; i++)
+	{
+		MlcLockSlot *slot = &mlc_lock_shared->slots[i];
+
+		if (slot->dbid == dbid &&
+			pg_atomic_read_u32(&slot->state) == MLC_LOCK_RELEASE)
+			mlc_registry_free(slot);
+	}
+}
+
 void
-mlc_keeper_revive(void)
+mlc_keeper_revive(bool (*database_exists) (Oid dbid))
 {
 	uint32		n = pg_atomic_read_u32(&mlc_lock_shared->nkeepers);
 
 	for (uint32 i = 0; i < n; i++)
 	{
 		MlcKeeper  *keeper = &mlc_lock_shared->keepers[i];
-		bool		start = false;
+		bool		held = false;
+		bool		released = false;
 
-		LWLockAcquire(mlc_lock_shared->lock, LW_EXCLUSIVE);
-		/* a held lock means a live session, and so a database that exists */
+		LWLockAcquire(mlc_lock_shared->lock, LW_SHARED);
 		for (int j = 0; j < mlc_lock_shared->nslots && !keeper->wanted; j++)
 		{
 			MlcLockSlot *slot = &mlc_lock_shared->slots[j];
+			uint32		state = pg_atomic_read_u32(&slot->state);
 
-			if (slot->dbid == keeper->dbid &&
-				pg_atomic_read_u32(&slot->state) == MLC_LOCK_HELD)
-				start = keeper->wanted = true;
+			if (slot->dbid != keeper->dbid)
+				continue;
+			held |= state == MLC_LOCK_HELD;
+			released |= state == MLC_LOCK_RELEASE;
 		}
 		LWLockRelease(mlc_lock_shared->lock);
-		if (start)
+
+		/* a held lock means a live session, and so a database that exists */
+		if (released && !held && !database_exists(keeper->dbid))
+			forget_releases(keeper->dbid);
+		else if ((held || released) && want(keeper))
 			(void) mlc_keeper_start(keeper);
 	}
 }

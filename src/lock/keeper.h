@@ -17,10 +17,11 @@
 extern bool mlc_keeper_start(MlcKeeper *keeper);
 
 /*
- * Starts keepers that died while sessions of their database hold locks.  For
- * the launcher, which a dying keeper wakes.
+ * Starts keepers that died while sessions of their database hold locks, or have
+ * released some that Redis has not been told of.  For the launcher, which a
+ * dying keeper wakes.
  */
-extern void mlc_keeper_revive(void);
+extern void mlc_keeper_revive(bool (*database_exists) (Oid dbid));
 
 extern PGDLLEXPORT void mlc_keeper_main(Datum arg);
 

@@ -356,7 +356,7 @@ mlc_launcher_main(Datum arg)
 		}
 		for (uint32 i = 0; i < n; i++)
 			timeout = Min(timeout, tend(&children[i], &mlc_shared->relays[i]));
-		mlc_keeper_revive();
+		mlc_keeper_revive(database_exists);
 		timeout = Min(timeout, mlc_monitor_tend());
 		timeout = Min(timeout, mlc_auditor_tend());
 		timeout = Min(timeout, tend_heat());

@@ -157,8 +157,19 @@ $t->wait_for('the keeper', sub { $t->redis->command('HLEN', "mlc:lock:$ns|k") ==
 	  && $t->sql("SELECT count(*) FROM mlcache.locks") == 1 });
 usleep(300_000);
 is(take('k', 'outside', 'X', 1000, 0), 'busy', 'and its late release does no harm');
-$t->clear_fault;
 $holder->quit;
+
+# it dies before it has told Redis, and nobody holds anything: another one does
+$gate = $t->hold('keeper-before-redis');
+$t->wait_for('the keeper to stop', sub {
+	$t->sql("BEGIN; SELECT mlcache.lock_acquire_xact('k', ttl => '1 h'); COMMIT");
+	return $t->is_held('keeper-before-redis');
+});
+$t->clear_fault;
+$t->sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'mlcache lock keeper'");
+$t->wait_for('release', sub { holders('k') == 0 });
+pass('what a keeper has not told Redis before it dies another one does');
+$gate->quit;
 
 # a wait can be cancelled, and leaves nothing behind
 take('q', 'outside', 'X', 60000, 0);
