@@ -203,11 +203,13 @@ local function mlc_peek(keys, args)
 	need_args(args, 1, 2)
 	local key = keys[1]
 	local name = guard_name(key)
+	-- Before the state, which is in another slot: Redis 8 looks a key of a slot that
+	-- is on its way up in the slot of the command before.
+	local found = redis.call('MGET', key, name)
 	local nonce, applied = get_state(args[1])
 	if not is_armed(args[1], nonce) or not applied then
 		return {'unarmed'}
 	end
-	local found = redis.call('MGET', key, name)
 	local guard = found[1] and parse_guard(found[2])
 	if not guard or guard.lo == '' or guard.absent then
 		return {'miss'}
