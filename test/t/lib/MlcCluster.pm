@@ -189,7 +189,8 @@ sub elect
 	my $new;
 
 	die "no replica of $node->{port}" unless @replicas;
-	$_->command('CONFIG', 'SET', 'cluster-node-timeout', 2000) for $self->running;
+	# long enough for nobody else to be taken for dead on a busy machine
+	$_->command('CONFIG', 'SET', 'cluster-node-timeout', 5000) for $self->running;
 	$node->{gone} = 1;
 	$node->kill9;
 	$self->wait_for('an election', sub {
