@@ -177,6 +177,9 @@ mlc_target_send(MlcTarget *target, MlcBatch *batch)
 		mlc_target_fail(target, mlc_conn_error(target->conn));
 		return false;
 	}
+
+	/* what we have lost before that is not its silence */
+	target->sent_at = GetCurrentTimestamp();
 	MLC_FAULT("relay-after-send");
 
 	if (held_back)

@@ -6,6 +6,7 @@ use FindBin;
 use lib "$FindBin::RealBin/lib";
 use MlcTest;
 use Test::More;
+use Time::HiRes qw(usleep);
 use Time::HiRes qw(time);
 
 my $t = MlcTest->new('redis_paused', cold => 1500, server => "timeout '1000'");
@@ -59,5 +60,22 @@ for my $n (1 .. 5)
 	my $keys = $t->redis->command('KEYS', 'late:*');
 	is(scalar @$keys, 3000, "every replicated row is there though removals came late, $n");
 }
+# A relay that was held up itself for longer than the timeout, before it sent
+# what it had laid out, does not take that for Redis' silence.
+{
+	my $log = $t->log_position;
+	my $holder;
+
+	$t->set_relay_fault('relay-before-send=wait');
+	$holder = $t->hold('relay-before-send');
+	$t->sql('UPDATE i SET n = n + 1 WHERE id = 1001');
+	$t->wait_held('relay-before-send');
+	usleep(1_500_000);
+	$holder->quit;
+	$t->wait_applied;
+	is($t->count_log(qr/is out of reach/, $log), 0, 'a relay that was held up does not blame Redis');
+	$t->clear_fault;
+}
+
 $t->stop;
 done_testing();
