@@ -11,6 +11,7 @@ what it got and where that came from.  Two things are judged:
           the read began
   back    what a session read from a cache (or cached itself) went backwards
   ghost   a read gave what was rolled back
+  none    a read gave nothing, though every row is always there
 """
 import json
 import random
@@ -121,6 +122,9 @@ def judge():
         sources[source] = sources.get(source, 0) + 1
         if session == "own":
             violations.append("own: %s" % key)
+            continue
+        if ver is None:
+            violations.append("none: %s from %s" % (key, source))
             continue
         if ver >= GHOST:
             violations.append("ghost: %s is %d" % (key, ver))
