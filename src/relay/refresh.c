@@ -207,6 +207,7 @@ load(MlcRule *rule, Wish *wish, char **payload, uint32 *payloadlen,
 	version.lsn = mlc_wal_insert_end();
 	version.tli = mlc_decode_timeline(version.lsn);
 	mlc_version_print(version, hi);
+	MLC_FAULT("relay-reload");
 	found = mlc_load_key(rule, wish->key, wish->keylen, payload, payloadlen);
 	PopActiveSnapshot();
 	if (found != MLC_LOAD_FOREIGN)

@@ -190,6 +190,22 @@ mlc_slot_drop(void)
 		ReplicationSlotDrop(mlc_slot_name(MyDatabaseId), true);
 }
 
+/*
+ * PostgreSQL takes who decodes for one that looks at catalogs only, which the
+ * slot keeps: rows that its snapshots see may be pruned under it.  The relay loads
+ * rows, too, and would find none where one has just been updated.
+ */
+static void
+keep_rows(void)
+{
+	if (MLC_FAULT_SKIP("relay-keep-rows"))
+		return;
+	LWLockAcquire(ProcArrayLock, LW_EXCLUSIVE);
+	MyProc->statusFlags &= ~PROC_IN_LOGICAL_DECODING;
+	ProcGlobal->statusFlags[MyProc->pgxactoff] = MyProc->statusFlags;
+	LWLockRelease(ProcArrayLock);
+}
+
 void
 mlc_slot_rewind(MlcSink *sink, XLogRecPtr start)
 {
@@ -209,6 +225,7 @@ mlc_slot_rewind(MlcSink *sink, XLogRecPtr start)
 												.segment_close = wal_segment_close),
 									 NULL, NULL, NULL);
 	mlc_decode_sink = NULL;
+	keep_rows();
 	XLogBeginRead(decoding->reader, MyReplicationSlot->data.restart_lsn);
 	started_at = start;
 	positioned = false;

@@ -82,5 +82,20 @@ for (my $there = 0; $there < 50;)
 pass('documents that change all the time do not keep others from their turn');
 $t->sql('INSERT INTO fence VALUES (-1)');
 $hot->quit;
+
+# What the relay's snapshot sees is kept until it has loaded it, though the relay
+# decodes: else it would find no row where one is updated meanwhile.
+$t->wait_applied;
+$t->set_relay_fault('relay-reload=wait');
+my $holder = $t->hold('relay-reload');
+
+$t->sql('UPDATE d SET n = n + 1 WHERE id = 1');
+$t->wait_held('relay-reload');
+$t->sql('UPDATE d SET n = n + 1 WHERE id = 1');
+my (undef, undef, $said) = $t->node->psql('postgres', 'VACUUM (VERBOSE) d');
+
+like($said, qr/ [1-9]\d* are dead but not yet removable/, 'rows that a reload may see are kept');
+$t->clear_fault;
+$holder->quit;
 $t->stop;
 done_testing();
