@@ -256,18 +256,6 @@ tend_heat(void)
 
 /* ---- relays ---- */
 
-/* Did the last one leave of its own accord, and so has not failed? */
-static bool
-has_retired(MlcRelayShared *relay)
-{
-	bool		retired;
-
-	LWLockAcquire(mlc_shared->lock, LW_SHARED);
-	retired = relay->retired;
-	LWLockRelease(mlc_shared->lock);
-	return retired;
-}
-
 /* Looks after one relay; returns ms until it has to be looked at again. */
 static long
 tend(Child *child, MlcRelayShared *relay)
@@ -275,18 +263,27 @@ tend(Child *child, MlcRelayShared *relay)
 	TimestampTz now = GetCurrentTimestamp();
 	pid_t		pid;
 	bool		wanted;
+	bool		retired;
+
+	if (child->handle &&
+		GetBackgroundWorkerPid(child->handle, &pid) != BGWH_STOPPED)
+		return RESTART_MAX;
+
+	LWLockAcquire(mlc_shared->lock, LW_SHARED);
+	wanted = relay->wanted;
+	retired = relay->retired;
+	LWLockRelease(mlc_shared->lock);
 
 	if (child->handle)
 	{
-		if (GetBackgroundWorkerPid(child->handle, &pid) != BGWH_STOPPED)
-			return RESTART_MAX;
 		pfree(child->handle);
 		child->handle = NULL;
 
 		/* one that ran for a while failed for a new reason */
 		if (TimestampDifferenceExceeds(child->started_at, now, RESTART_MAX))
 			child->pause = 0;
-		if (has_retired(relay))
+		/* and one that left of its own accord has not failed */
+		if (retired)
 			child->pause = 0;
 		else
 			child->pause = child->pause == 0 ? RESTART_MIN :
@@ -294,9 +291,6 @@ tend(Child *child, MlcRelayShared *relay)
 		child->retry_at = TimestampTzPlusMilliseconds(now, child->pause);
 	}
 
-	LWLockAcquire(mlc_shared->lock, LW_SHARED);
-	wanted = relay->wanted;
-	LWLockRelease(mlc_shared->lock);
 	if (wanted)
 		mlc_slot_give_up(relay->dbid);
 	if (!wanted || !mlc_relay_enabled)
