@@ -6,8 +6,7 @@ use FindBin;
 use lib "$FindBin::RealBin/lib";
 use MlcTest;
 use Test::More;
-use Time::HiRes qw(usleep);
-use Time::HiRes qw(time);
+use Time::HiRes qw(time usleep);
 
 my $t = MlcTest->new('redis_paused', cold => 1500, server => "timeout '1000'");
 my $log = $t->log_position;

@@ -140,13 +140,21 @@ $t->sql("BEGIN; SELECT mlcache.lock_acquire_xact('e:1', ttl => '1 h'); ROLLBACK"
 $t->wait_for('release', sub { holders('e:1') == 0 });
 pass('released by a rollback');
 
+# The keeper stops before it tells Redis of a release, until what this gives quits.
+sub stop_keeper
+{
+	my $gate = $t->hold('keeper-before-redis');
+
+	$t->wait_for('the keeper to stop', sub {
+		$t->sql("BEGIN; SELECT mlcache.lock_acquire_xact('k', ttl => '1 h'); COMMIT");
+		return $t->is_held('keeper-before-redis');
+	});
+	return $gate;
+}
+
 # the next session need not wait for the keeper, and keeps its lock from it
 $t->set_fault('keeper-before-redis=wait');
-my $gate = $t->hold('keeper-before-redis');
-$t->wait_for('the keeper to stop', sub {
-	$t->sql("BEGIN; SELECT mlcache.lock_acquire_xact('k', ttl => '1 h'); COMMIT");
-	return $t->is_held('keeper-before-redis');
-});
+my $gate = stop_keeper();
 $holder = session();
 $holder->query_safe("BEGIN; SELECT mlcache.lock_acquire_xact('k', ttl => '1 h'); COMMIT");
 my $began = time();
@@ -160,11 +168,7 @@ is(take('k', 'outside', 'X', 1000, 0), 'busy', 'and its late release does no har
 $holder->quit;
 
 # it dies before it has told Redis, and nobody holds anything: another one does
-$gate = $t->hold('keeper-before-redis');
-$t->wait_for('the keeper to stop', sub {
-	$t->sql("BEGIN; SELECT mlcache.lock_acquire_xact('k', ttl => '1 h'); COMMIT");
-	return $t->is_held('keeper-before-redis');
-});
+$gate = stop_keeper();
 $t->clear_fault;
 $t->sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'mlcache lock keeper'");
 $t->wait_for('release', sub { holders('k') == 0 });
