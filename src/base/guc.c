@@ -23,6 +23,7 @@ int			mlc_relay_work_mem = 65536;
 int			mlc_capture_work_mem = 65536;
 int			mlc_quarantine_max_keys = 10000;
 int			mlc_reconnect_max = 2000;
+int			mlc_redis_spin = 100;
 int			mlc_negative_ttl = 30000;
 int			mlc_lease_timeout = 5000;
 int			mlc_lease_wait = 100;
@@ -129,6 +130,12 @@ mlc_guc_define(void)
 							NULL,
 							&mlc_reconnect_max, 2000, 10, 60000,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("mlcache.redis_spin",
+							"How long to look for an answer of Redis before sleeping, in microseconds.",
+							"Not done where it does not pay. 0 turns it off.",
+							&mlc_redis_spin, 100, 0, 1000,
+							PGC_USERSET, 0, NULL, NULL, NULL);
 
 	DefineCustomIntVariable("mlcache.negative_ttl",
 							"How long it is remembered that there is no row, where the rule does not say.",

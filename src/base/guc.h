@@ -17,6 +17,7 @@ extern int	mlc_relay_work_mem; /* kB */
 extern int	mlc_capture_work_mem;	/* kB */
 extern int	mlc_quarantine_max_keys;
 extern int	mlc_reconnect_max;	/* ms */
+extern int	mlc_redis_spin;		/* us; 0: off */
 extern int	mlc_negative_ttl;	/* ms */
 extern int	mlc_lease_timeout;	/* ms */
 extern int	mlc_lease_wait;		/* ms */

@@ -23,7 +23,10 @@
  */
 #include "postgres.h"
 
+#include <sys/resource.h>
+
 #include "base/compat.h"
+#include "base/guc.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "redis/tls.h"
@@ -38,12 +41,12 @@
 /* What hiredis is given at once to write. */
 #define WRITE_SIZE (64 * 1024)
 
-/* How long to look for a reply before sleeping, in us; see mlc_wire_look(). */
-#define LOOK_MAX 60
-#define LOOK_STEP 20
-
-/* Replies that are slept for before it is tried again. */
+/* Replies that are slept for, once looking for them has not paid. */
 #define LOOK_RETRY 256
+
+/* Looks that have paid in a row count up to here; one that has not, for so many. */
+#define LOOK_TRUST 8
+#define LOOK_DOUBT 4
 
 void
 mlc_wire_set_error(MlcConn *conn, int sqlstate, const char *fmt,...)
@@ -228,34 +231,55 @@ mlc_wire_read(MlcConn *conn)
 	return true;
 }
 
-/*
- * Looks for input for as long as going to sleep and waking up would take.
- * Whether that pays is learnt as spinlocks do (s_lock.c): replies that come in
- * time prolong the next look, others shorten it, down to nothing on a machine
- * that is busy.
- */
-void
-mlc_wire_look(MlcConn *conn)
+/* How often this process has had to give up its CPU. */
+static long
+preemptions(void)
+{
+	struct rusage usage;
+
+	return getrusage(RUSAGE_SELF, &usage) == 0 ? usage.ru_nivcsw : 0;
+}
+
+/* Looks for input for mlcache.redis_spin us, if that long.  False: none, or dead. */
+static bool
+look(MlcConn *conn)
 {
 	size_t		before = conn->redis->reader->len;
 	instr_time	start;
 	instr_time	now;
 
-	if (conn->patience == 0 && ++conn->impatient < LOOK_RETRY)
-		return;
-	conn->impatient = 0;
 	INSTR_TIME_SET_CURRENT(start);
 	do
 	{
 		if (!mlc_wire_read(conn))
-			return;
+			return false;
 		if (conn->redis->reader->len > before)
-		{
-			conn->patience = Min(conn->patience + LOOK_STEP, LOOK_MAX);
-			return;
-		}
+			return true;
 		INSTR_TIME_SET_CURRENT(now);
 		INSTR_TIME_SUBTRACT(now, start);
-	} while ((int64) INSTR_TIME_GET_MICROSEC(now) < Max(conn->patience, LOOK_STEP));
-	conn->patience /= 2;
+	} while ((int64) INSTR_TIME_GET_MICROSEC(now) < mlc_redis_spin);
+	return false;
+}
+
+/*
+ * Looks for input instead of going to sleep at once: an idle CPU takes as long
+ * to wake as Redis takes to answer.  That pays where the reply comes in time and
+ * nobody else wants the CPU.  Whether it does is learnt, as spinlocks learn it
+ * (s_lock.c): on a machine that is busy, or with a Redis that is far away, one
+ * look in LOOK_RETRY replies is what it costs.
+ */
+void
+mlc_wire_look(MlcConn *conn)
+{
+	long		preempted;
+
+	if (mlc_redis_spin == 0)
+		return;
+	if (conn->trust == 0 && conn->slept++ % LOOK_RETRY != 0)
+		return;
+	preempted = preemptions();
+	if (look(conn) && preemptions() == preempted)
+		conn->trust = Min(conn->trust + 1, LOOK_TRUST);
+	else
+		conn->trust = Max(conn->trust - LOOK_DOUBT, 0);
 }

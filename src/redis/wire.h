@@ -62,8 +62,8 @@ struct MlcConn
 	int			waits_socket;	/* position of the socket in it */
 	uint32		waits_events;	/* what it waits for on the socket */
 	Latch	   *waits_latch;
-	int			patience;		/* us that mlc_wire_look() looks */
-	int			impatient;		/* how often it has not looked */
+	int			trust;			/* that mlc_wire_look() pays; 0: it does not */
+	unsigned int slept;			/* replies that it was not asked for since */
 	struct MlcSearch *search;	/* for the master; NULL but in its phase */
 	pg_atomic_uint64 *epoch_now;	/* Sentinel's, in shared memory; or NULL */
 	uint64		epoch;			/* of the master that this one was made to */

@@ -16,29 +16,32 @@
 
 PG_MODULE_MAGIC;
 
-PG_FUNCTION_INFO_V1(raw_connect);
 PG_FUNCTION_INFO_V1(raw_get);
 PG_FUNCTION_INFO_V1(raw_mget);
 
 static redisContext *redis;
 
-Datum
-raw_connect(PG_FUNCTION_ARGS)
+/* One connection a session, to the socket that its first call names. */
+static void
+need_connection(text *socket)
 {
-	redis = redisConnectUnix(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	if (redis == NULL)
+		redis = redisConnectUnix(text_to_cstring(socket));
 	if (redis == NULL || redis->err)
 		elog(ERROR, "no connection");
-	PG_RETURN_VOID();
 }
 
+/* key, socket */
 Datum
 raw_get(PG_FUNCTION_ARGS)
 {
 	text	   *key = PG_GETARG_TEXT_PP(0);
-	redisReply *reply = redisCommand(redis, "GET %b", VARDATA_ANY(key),
-									 (size_t) VARSIZE_ANY_EXHDR(key));
+	redisReply *reply;
 	text	   *value;
 
+	need_connection(PG_GETARG_TEXT_PP(1));
+	reply = redisCommand(redis, "GET %b", VARDATA_ANY(key),
+						 (size_t) VARSIZE_ANY_EXHDR(key));
 	if (reply == NULL || reply->type != REDIS_REPLY_STRING)
 		elog(ERROR, "no value");
 	value = cstring_to_text_with_len(reply->str, reply->len);
@@ -46,7 +49,7 @@ raw_get(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(value);
 }
 
-/* How many values there are. */
+/* keys, socket; how many values there are */
 Datum
 raw_mget(PG_FUNCTION_ARGS)
 {
@@ -57,6 +60,7 @@ raw_mget(PG_FUNCTION_ARGS)
 	redisReply *reply;
 	int			found = 0;
 
+	need_connection(PG_GETARG_TEXT_PP(1));
 	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false,
 					  TYPALIGN_INT, &keys, NULL, &n);
 	argv = palloc(sizeof(char *) * (n + 1));

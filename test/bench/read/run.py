@@ -39,9 +39,8 @@ def prepare(host, database):
         for start in range(1, KEYS + 1, 500):
             cursor.execute("SELECT count(value) FROM mlcache.mget((SELECT array_agg('p:' || g) FROM generate_series(%d, %d) g))"
                            % (start, start + 499))
-    cursor.execute("CREATE FUNCTION raw_connect(text) RETURNS void AS '%s/raw.so' LANGUAGE C" % work)
-    cursor.execute("CREATE FUNCTION raw_get(text) RETURNS text AS '%s/raw.so' LANGUAGE C VOLATILE" % work)
-    cursor.execute("CREATE FUNCTION raw_mget(text[]) RETURNS int AS '%s/raw.so' LANGUAGE C VOLATILE" % work)
+    cursor.execute("CREATE FUNCTION raw_get(text, text) RETURNS text AS '%s/raw.so' LANGUAGE C VOLATILE" % work)
+    cursor.execute("CREATE FUNCTION raw_mget(text[], text) RETURNS int AS '%s/raw.so' LANGUAGE C VOLATILE" % work)
     return cursor
 
 
@@ -87,7 +86,6 @@ def contest(title, contestants):
 
 l1 = prepare(with_l1, 1)
 l2 = prepare(without_l1, 0)
-l2.execute("SELECT raw_connect(%s)", (redis,))
 
 contest("over SQL, one connection, prepared", [
     ("SELECT 1", lambda: pgbench(with_l1, "SELECT 1;")),
@@ -99,6 +97,11 @@ contest("over SQL, two connections", [
     ("SELECT 1", lambda: pgbench(with_l1, "SELECT 1;", 2)),
     ("get(), L1 hit", lambda: pgbench(with_l1, "SELECT mlcache.get('p:' || :id);", 2)),
 ])
+for clients in (1, 4):
+    contest("through Redis, over SQL, connections: %d" % clients, [
+        ("raw GET", lambda: pgbench(without_l1, "SELECT raw_get('p:' || :id, '%s');" % redis, clients)),
+        ("get(), L2 hit", lambda: pgbench(without_l1, "SELECT mlcache.get('p:' || :id);", clients)),
+    ])
 
 N = 100000
 SERIES = "FROM (SELECT 'p:' || g %% %d + 1 AS key FROM generate_series(1, %d) g OFFSET 0) x" % (KEYS, N)
@@ -137,11 +140,11 @@ l2.execute("SELECT array_agg('p:' || g) FROM generate_series(1, 100) g")
 hundred = l2.mogrify("%s", (l2.fetchone()[0],)).decode() + "::text[]"
 M = 2000
 contest("through Redis, a call inside a statement", [
-    ("raw GET", lambda: timed(l2, "SELECT count(raw_get(key)) FROM (SELECT 'p:' || g AS key FROM generate_series(1, %d) g) x" % M, M)),
+    ("raw GET", lambda: timed(l2, "SELECT count(raw_get(key, '%s')) FROM (SELECT 'p:' || g AS key FROM generate_series(1, %d) g) x" % (redis, M), M)),
     ("get(), L2 hit", lambda: timed(l2, "SELECT count(mlcache.get(key)) FROM (SELECT 'p:' || g AS key FROM generate_series(1, %d) g) x" % M, M)),
 ])
 contest("100 keys through Redis, a key", [
-    ("raw MGET", lambda: timed(l2, "SELECT sum(raw_mget(%s)) FROM generate_series(1, 20)" % hundred, 2000)),
+    ("raw MGET", lambda: timed(l2, "SELECT sum(raw_mget(%s, '%s')) FROM generate_series(1, 20)" % (hundred, redis), 2000)),
     ("mget(), L2 hits", lambda: timed(l2, "SELECT count(value) FROM generate_series(1, 20) g, LATERAL mlcache.mget(CASE WHEN g > 0 THEN %s END)" % hundred, 2000)),
 ])
 l1.execute("SELECT budget, lines, payload, payload_share, hits, misses FROM mlcache.stat_l1")
