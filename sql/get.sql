@@ -32,6 +32,13 @@ SELECT * FROM read('doc:p3');
 SELECT * FROM read('doc:p3');
 SELECT mlcache.get(NULL), mlcache.exists(NULL);
 
+-- whether or not a session looks for the answer before it sleeps
+SET mlcache.redis_spin = 0;
+SELECT * FROM read('p:8');
+SET mlcache.redis_spin = 1000;
+SELECT * FROM read('p:9');
+RESET mlcache.redis_spin;
+
 -- a change is seen once it is applied
 UPDATE p SET name = 'one' WHERE id = 1;
 SELECT settle();
