@@ -14,13 +14,14 @@
 #include "relay/deliver.h"
 #include "relay/free.h"
 #include "relay/group.h"
+#include "relay/refresh.h"
 #include "utils/memutils.h"
 
 #define SEND_BYTES (64 * 1024)	/* sent while the rest is still laid out */
 #define OOM_PAUSE 1000			/* ms without values once Redis was full */
 
-void
-mlc_answer_expect(MlcTarget *target, MlcExpect what, int nevents)
+static void
+expect(MlcTarget *target, MlcExpect what, int nevents, uint32 number)
 {
 	if (target->nexpect == target->expect_size)
 	{
@@ -33,6 +34,7 @@ mlc_answer_expect(MlcTarget *target, MlcExpect what, int nevents)
 									  sizeof(MlcExpected) * target->expect_size);
 	}
 	target->expect[target->nexpect].what = what;
+	target->expect[target->nexpect].number = number;
 	target->expect[target->nexpect++].nevents = nevents;
 
 	/* Redis need not wait for the last command; trouble is met later */
@@ -41,9 +43,21 @@ mlc_answer_expect(MlcTarget *target, MlcExpect what, int nevents)
 }
 
 void
+mlc_answer_expect(MlcTarget *target, MlcExpect what, int nevents)
+{
+	expect(target, what, nevents, 0);
+}
+
+void
+mlc_answer_expect_number(MlcTarget *target, MlcExpect what, uint32 number)
+{
+	expect(target, what, 0, number);
+}
+
+void
 mlc_target_expect(MlcTarget *target, MlcExpect what)
 {
-	mlc_answer_expect(target, what, 0);
+	expect(target, what, 0, 0);
 }
 
 void
@@ -120,6 +134,12 @@ check(MlcTarget *target, MlcExpected *expected, MlcReply *reply)
 {
 	MlcExpect	what = expected->what;
 
+	/* whatever it says: a reload only warms */
+	if (what == MLC_EXPECT_LEASE || what == MLC_EXPECT_FILL)
+	{
+		mlc_refresh_answered(target, what, expected->number, reply);
+		return NULL;
+	}
 	if (target->group && take_redirects(target, expected, reply))
 		return NULL;
 	if (reply->type == MLC_REPLY_ERROR &&
@@ -166,6 +186,9 @@ check(MlcTarget *target, MlcExpected *expected, MlcReply *reply)
 		case MLC_EXPECT_NEWS:
 			mlc_group_take_news(target, reply);
 			break;
+		case MLC_EXPECT_LEASE:
+		case MLC_EXPECT_FILL:
+			break;				/* see above */
 	}
 	return NULL;
 }

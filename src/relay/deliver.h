@@ -23,6 +23,10 @@
  */
 extern void mlc_answer_expect(MlcTarget *target, MlcExpect what, int nevents);
 
+/* The same for relay/refresh.c, which knows the reply by a number. */
+extern void mlc_answer_expect_number(MlcTarget *target, MlcExpect what,
+									 uint32 number);
+
 /* Remembers, for a cluster, what a command that is made up now is about. */
 extern void mlc_answer_remember(MlcTarget *target, MlcBatchEvent *event);
 

@@ -7,8 +7,13 @@
  * acknowledged; a reload only warms.  So it may be dropped: when its target is
  * away, when another reader holds the lease, when the loader fails or takes
  * longer than mlcache.refresh_timeout (a warning a minute), and when more wait
- * than the queue holds.  And deliveries come first: with WAL to decode a turn
- * ends after BUDGET, be it in the middle of what was taken from the queue.
+ * than the queue holds.
+ *
+ * A few keys at a time are taken from the queue.  All servers are asked for
+ * leases, the keys are loaded, once for all servers, and filled; nothing waits
+ * for an answer, so that a server which gives none holds up no other.  And
+ * deliveries come first: with WAL to decode a turn ends after BUDGET, be it in
+ * the middle of what was taken.
  *
  *-------------------------------------------------------------------------
  */
@@ -25,6 +30,7 @@
 #include "miscadmin.h"
 #include "read/load.h"
 #include "redis/command.h"
+#include "relay/deliver.h"
 #include "relay/group.h"
 #include "relay/refresh.h"
 #include "relay/relay.h"
@@ -35,9 +41,12 @@
 #include "utils/timeout.h"
 
 #define QUEUE_MAX 65536
-#define KEYS_A_TURN 64
+#define TAKE_MAX 64				/* keys out of the queue at a time */
+#define TAKE_MORE 20			/* ms that they took, up to which more are */
+#define TAKE_LESS 100			/* or less, so that leases do not grow old */
 #define BUDGET 3				/* ms a turn while WAL waits */
-#define LEASE_MS "5000"
+#define LEASE_WAIT 500			/* ms that others wait for a server's leases */
+#define LEASE_MS 5000
 #define WARN_PAUSE 60000		/* ms */
 
 typedef struct Wish
@@ -60,9 +69,31 @@ static HTAB *wishes = NULL;
  */
 static dlist_head replicas = DLIST_STATIC_INIT(replicas);
 static dlist_head others = DLIST_STATIC_INIT(others);
-static Wish taken[KEYS_A_TURN]; /* out of the queue, not loaded yet */
-static int	ntaken = 0;
 static int	nreplicas = 0;		/* wishes for replicas, taken or not */
+
+/* Out of the queue, and not done with. */
+static Wish taken[TAKE_MAX];
+static int	ntaken = 0;
+static int	nloaded = 0;		/* so many of them are */
+static int	take_next = 1;		/* how many to take */
+static int64 loading;			/* us that was spent on them */
+static TimestampTz asked_at;	/* when leases for them were asked for */
+
+/* What one server says of one of them. */
+typedef struct Lease
+{
+	MlcTarget  *target;			/* NULL: its connection is gone */
+	int			wish;			/* in taken */
+	bool		waiting;		/* for the answer to a question or a fill */
+	char		applied[MLC_VERSION_LEN + 1];	/* "": no lease */
+} Lease;
+
+static Lease *leases = NULL;
+static int	nleases = 0;
+static int	leases_size = 0;
+static int	nwaiting = 0;
+static bool asking = false;		/* what is waited for is leases */
+static uint32 first_number = 0; /* of leases[0], among all there ever were */
 
 /* Tells audits whether a replica that is missing may be on its way. */
 static void
@@ -133,63 +164,179 @@ mlc_refresh_pending(void)
 	return wishes ? (int) hash_get_num_entries(wishes) + ntaken : 0;
 }
 
-/* Takes a lease for the relay; false: somebody else loads, or may not. */
-static bool
-take_lease(MlcTarget *target, Wish *wish, const char *token, char **applied)
-{
-	MlcCommand	cmd;
-	MlcReply   *reply;
+/* ---- answers ---- */
 
-	mlc_command_init(&cmd);
-	mlc_command_add_cstr(&cmd, "FCALL");
-	mlc_command_add_cstr(&cmd, "mlc_get");
-	mlc_command_add_cstr(&cmd, "1");
-	mlc_command_add(&cmd, wish->key, wish->keylen);
-	mlc_command_add_cstr(&cmd, token);
-	mlc_command_add_cstr(&cmd, LEASE_MS);
-	mlc_command_add_cstr(&cmd, target->ns);
-	reply = mlc_command_call(&cmd, target->conn);
-	if (reply == NULL)
-	{
-		mlc_target_fail(target, mlc_conn_error(target->conn));
-		return false;
-	}
-	if (reply->type != MLC_REPLY_ARRAY || reply->nelements < 2 ||
-		reply->elements[0]->type != MLC_REPLY_STRING ||
-		strcmp(reply->elements[0]->str, "lease") != 0)
-		return false;
-	*applied = reply->elements[1]->str;
-	return true;
+static void
+stop_waiting(Lease *lease)
+{
+	nwaiting -= lease->waiting;
+	lease->waiting = false;
+}
+
+void
+mlc_refresh_answered(MlcTarget *target, MlcExpect what, uint32 number,
+					 const MlcReply *reply)
+{
+	uint32		at = number - first_number;
+	Lease	   *lease;
+
+	/* others may not have waited for it */
+	if (at >= (uint32) nleases || !leases[at].waiting ||
+		leases[at].target != target)
+		return;
+	lease = &leases[at];
+	stop_waiting(lease);
+	if (what == MLC_EXPECT_LEASE && reply->type == MLC_REPLY_ARRAY &&
+		reply->nelements >= 2 &&
+		reply->elements[0]->type == MLC_REPLY_STRING &&
+		strcmp(reply->elements[0]->str, "lease") == 0 &&
+		reply->elements[1]->type == MLC_REPLY_STRING &&
+		reply->elements[1]->len == MLC_VERSION_LEN)
+		strlcpy(lease->applied, reply->elements[1]->str, sizeof(lease->applied));
+}
+
+void
+mlc_refresh_forget(MlcTarget *target)
+{
+	for (int i = 0; i < nleases; i++)
+		if (leases[i].target == target)
+		{
+			stop_waiting(&leases[i]);
+			leases[i].target = NULL;
+		}
+}
+
+/* Leases of a server that keeps the others waiting are not waited for. */
+static void
+forgo_late_leases(void)
+{
+	bool		late;
+
+	if (!asking || nwaiting == 0)
+		return;
+	late = TimestampDifferenceExceeds(asked_at, GetCurrentTimestamp(), LEASE_WAIT);
+	for (int i = 0; i < nleases; i++)
+		if (leases[i].waiting && (late || leases[i].target->aside))
+			stop_waiting(&leases[i]);
+}
+
+/* ---- questions and fills ---- */
+
+static const char *
+token(void)
+{
+	return psprintf("relay-%d", MyProcPid);
 }
 
 static void
-fill(MlcTarget *target, Wish *wish, const char *token, MlcRule *rule,
-	 MlcLoad found, const char *payload, uint32 payloadlen,
-	 const char *lo, const char *hi)
+begin_call(MlcCommand *cmd, const char *function, Wish *wish)
+{
+	mlc_command_init(cmd);
+	mlc_command_add_cstr(cmd, "FCALL");
+	mlc_command_add_cstr(cmd, function);
+	mlc_command_add_cstr(cmd, "1");
+	mlc_command_add(cmd, wish->key, wish->keylen);
+	mlc_command_add_cstr(cmd, token());
+}
+
+static void
+end_call(MlcCommand *cmd, Lease *lease, MlcExpect what)
+{
+	MlcTarget  *target = lease->target;
+
+	if (mlc_target_is_idle(target))
+	{
+		mlc_answer_forget(target);
+		target->sent_at = GetCurrentTimestamp();
+	}
+	mlc_command_append(cmd, target->conn);
+	lease->waiting = true;
+	nwaiting++;
+	mlc_answer_expect_number(target, what, first_number + (lease - leases));
+}
+
+static Lease *
+new_lease(MlcTarget *target, int wish)
+{
+	Lease	   *lease;
+
+	if (nleases == leases_size)
+	{
+		leases_size = Max(TAKE_MAX, 2 * leases_size);
+		if (leases == NULL)
+			leases = MemoryContextAlloc(context, sizeof(Lease) * leases_size);
+		else
+			leases = repalloc(leases, sizeof(Lease) * leases_size);
+	}
+	lease = &leases[nleases++];
+	lease->target = target;
+	lease->wish = wish;
+	lease->waiting = false;
+	lease->applied[0] = '\0';
+	return lease;
+}
+
+static void
+send(MlcTarget *target)
+{
+	if (mlc_target_is_live(target) && mlc_conn_unsent(target->conn) > 0 &&
+		!mlc_conn_push(target->conn))
+		mlc_target_fail(target, mlc_conn_error(target->conn));
+}
+
+/* Asks a server for leases of what it is to have. */
+static void
+ask_target(MlcTarget *target)
 {
 	MlcCommand	cmd;
-	MlcReply   *reply;
+
+	if (target->state != MLC_TARGET_ARMED || target->aside)
+		return;
+	for (int i = 0; i < ntaken; i++)
+	{
+		Wish	   *wish = &taken[i];
+
+		if ((wish->mask & (UINT64CONST(1) << target->number)) == 0 ||
+			!mlc_group_owns(target, wish->key, wish->keylen))
+			continue;
+		begin_call(&cmd, "mlc_get", wish);
+		mlc_command_add_int(&cmd, LEASE_MS);
+		mlc_command_add_cstr(&cmd, target->ns);
+		end_call(&cmd, new_lease(target, i), MLC_EXPECT_LEASE);
+	}
+	send(target);
+}
+
+static void
+ask(MlcTarget **targets, int ntargets)
+{
+	asking = true;
+	asked_at = GetCurrentTimestamp();
+	for (int i = 0; i < ntargets; i++)
+		ask_target(targets[i]);
+}
+
+static void
+fill(Lease *lease, MlcRule *rule, MlcLoad found, const char *payload,
+	 uint32 payloadlen, const char *hi)
+{
+	MlcCommand	cmd;
 	bool		absent = found == MLC_LOAD_ABSENT;
 
-	mlc_command_init(&cmd);
-	mlc_command_add_cstr(&cmd, "FCALL");
-	mlc_command_add_cstr(&cmd, "mlc_fill");
-	mlc_command_add_cstr(&cmd, "1");
-	mlc_command_add(&cmd, wish->key, wish->keylen);
-	mlc_command_add_cstr(&cmd, token);
+	begin_call(&cmd, "mlc_fill", &taken[lease->wish]);
 	mlc_command_add(&cmd, absent ? "" : payload, absent ? 0 : payloadlen);
 	if (absent && rule->negative_ttl == 0)
 		mlc_command_add_int(&cmd, mlc_negative_ttl);
 	else
 		mlc_command_add_int(&cmd, absent ? rule->negative_ttl : rule->ttl);
-	mlc_command_add_cstr(&cmd, lo);
+	mlc_command_add_cstr(&cmd, lease->applied);
 	mlc_command_add_cstr(&cmd, hi);
 	mlc_command_add_cstr(&cmd, absent ? "1" : "0");
-	mlc_command_add_cstr(&cmd, target->ns);
-	reply = mlc_command_call(&cmd, target->conn);
-	if (reply == NULL)
-		mlc_target_fail(target, mlc_conn_error(target->conn));
+	mlc_command_add_cstr(&cmd, lease->target->ns);
+	end_call(&cmd, lease, MLC_EXPECT_FILL);
 }
+
+/* ---- loading ---- */
 
 /*
  * Loads with a new snapshot; hi is the insert position read after it.  WAL is
@@ -230,34 +377,26 @@ warn(int32 rule, const char *message)
 			 errdetail("%s", message)));
 }
 
-static void
-reload(MlcTarget *target, Wish *wish)
+/* What goes wrong is the loader's fault: a warning, and FOREIGN. */
+static MlcLoad
+try_load(Wish *wish, MlcRule *rule, char **payload, uint32 *payloadlen, char *hi)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
-	char	   *token = psprintf("relay-%d", MyProcPid);
-	char	   *applied;
-	char	   *payload = NULL;
-	uint32		payloadlen = 0;
-	char		hi[MLC_VERSION_LEN + 1];
-	MlcLoad		found = MLC_LOAD_FOREIGN;
-	MlcRule    *rule;
-	MlcRule		copy;
-
-	if (!take_lease(target, wish, token, &applied))
-		return;
+	volatile MlcLoad found = MLC_LOAD_FOREIGN;
 
 	StartTransactionCommand();
 	XactReadOnly = true;		/* a loader has no business to write */
 	MemoryContextSwitchTo(caller);
 	PG_TRY();
 	{
-		rule = mlc_rule_by_id(wish->rule);
-		if (rule)
+		MlcRule    *current = mlc_rule_by_id(wish->rule);
+
+		if (current)
 		{
-			copy = *rule;
+			*rule = *current;
 			enable_timeout_after(STATEMENT_TIMEOUT, mlc_refresh_timeout);
-			found = load(rule, wish, &payload, &payloadlen, hi);
+			found = load(rule, wish, payload, payloadlen, hi);
 			disable_timeout(STATEMENT_TIMEOUT, false);
 		}
 		CommitTransactionCommand();
@@ -283,20 +422,48 @@ reload(MlcTarget *target, Wish *wish)
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
 	CurrentResourceOwner = owner;
-
-	if (found == MLC_LOAD_FOREIGN)
-		return;
-
-	fill(target, wish, token, &copy, found, payload, payloadlen, applied, hi);
+	return found;
 }
 
-/* Takes wishes out of the queue, the next one last. */
+static bool
+has_lease(Lease *lease, int wish)
+{
+	return lease->wish == wish && lease->applied[0] != '\0' &&
+		lease->target != NULL && !lease->target->aside;
+}
+
+/* Loads what was taken at this place, and fills all who have given a lease. */
+static void
+reload(int at)
+{
+	char	   *payload = NULL;
+	uint32		payloadlen = 0;
+	char		hi[MLC_VERSION_LEN + 1];
+	MlcLoad		found;
+	MlcRule		rule;
+	bool		any = false;
+
+	for (int i = 0; i < nleases && !any; i++)
+		any = has_lease(&leases[i], at);
+	if (!any)
+		return;
+	found = try_load(&taken[at], &rule, &payload, &payloadlen, hi);
+	if (found == MLC_LOAD_FOREIGN)
+		return;
+	for (int i = 0; i < nleases; i++)
+		if (has_lease(&leases[i], at))
+			fill(&leases[i], &rule, found, payload, payloadlen, hi);
+}
+
+/* ---- a round: take, ask, load, fill ---- */
+
 static void
 take(void)
 {
-	int			n = Min(KEYS_A_TURN, (int) hash_get_num_entries(wishes));
+	int			n = MLC_FAULT_SKIP("relay-refresh-budget") ? TAKE_MAX : take_next;
 
-	for (int i = n - 1; i >= 0; i--)
+	n = Min(n, (int) hash_get_num_entries(wishes));
+	for (int i = 0; i < n; i++)
 	{
 		dlist_head *queue = dlist_is_empty(&replicas) ? &others : &replicas;
 		Wish	   *wish = dlist_container(Wish, node, dlist_pop_head_node(queue));
@@ -305,6 +472,37 @@ take(void)
 		hash_search(wishes, &wish->hash, HASH_REMOVE, NULL);
 	}
 	ntaken = n;
+	loading = 0;
+}
+
+/* Takes leave of those that are loaded. */
+static void
+drop_loaded(void)
+{
+	for (int i = 0; i < nloaded; i++)
+	{
+		nreplicas -= taken[i].replica;
+		pfree(taken[i].key);
+	}
+	ntaken -= nloaded;
+	memmove(taken, taken + nloaded, sizeof(Wish) * ntaken);
+	nloaded = 0;
+
+	/* answers that are still to come are nobody's */
+	first_number += nleases;
+	nleases = nwaiting = 0;
+	tell();
+}
+
+/* As many next time as can be loaded in a moment. */
+static void
+finish(void)
+{
+	if (loading < TAKE_MORE * 1000)
+		take_next = Min(2 * take_next, TAKE_MAX);
+	else if (loading > TAKE_LESS * 1000)
+		take_next = Max(take_next / 2, 1);
+	drop_loaded();
 }
 
 /* Is there WAL that nobody has decoded yet? */
@@ -315,34 +513,65 @@ commits_wait(void)
 		mlc_relay->caught_up < pg_atomic_read_u64(&mlc_relay->shared->want_lsn);
 }
 
+/* May they run out while the next one is loaded?  The first is tried anyway. */
+static bool
+leases_are_old(void)
+{
+	int			limit = LEASE_MS - (nloaded > 0 ? mlc_refresh_timeout : 0);
+
+	return TimestampDifferenceExceeds(asked_at, GetCurrentTimestamp(), limit) &&
+		!MLC_FAULT_SKIP("relay-refresh-old");
+}
+
+/* Loads until all that was taken is, or a turn is over. */
+static void
+load_some(void)
+{
+	TimestampTz began = GetCurrentTimestamp();
+	TimestampTz now = began;
+
+	mlc_upkeep_forget_catalogs();
+	while (nloaded < ntaken && !leases_are_old())
+	{
+		reload(nloaded++);
+		now = GetCurrentTimestamp();
+		if (commits_wait() && !MLC_FAULT_SKIP("relay-refresh-budget") &&
+			TimestampDifferenceExceeds(began, now, BUDGET))
+			break;
+	}
+	loading += now - began;
+	mlc_upkeep_forget_catalogs();
+}
+
+bool
+mlc_refresh_is_waiting(void)
+{
+	return nwaiting > 0 && (asking || nloaded == ntaken);
+}
+
 void
 mlc_refresh_run(MlcTarget **targets, int ntargets)
 {
-	TimestampTz began = GetCurrentTimestamp();
-
+	forgo_late_leases();
 	if (ntaken == 0 && mlc_refresh_pending() > 0)
-		take();
-	while (ntaken > 0)
 	{
-		Wish		wish = taken[--ntaken];
-
-		for (int i = 0; i < ntargets; i++)
-			if ((wish.mask & (UINT64CONST(1) << targets[i]->number)) != 0 &&
-				targets[i]->state == MLC_TARGET_ARMED && !targets[i]->aside &&
-				mlc_group_owns(targets[i], wish.key, wish.keylen))
-			{
-				/* a publication may be on its way */
-				while (!mlc_target_poll(targets[i]) &&
-					   mlc_target_is_live(targets[i]))
-					(void) mlc_conn_wait(targets[i]->conn);
-				if (mlc_target_is_idle(targets[i]))
-					reload(targets[i], &wish);
-			}
-		pfree(wish.key);
-		nreplicas -= wish.replica;
-		if (commits_wait() && !MLC_FAULT_SKIP("relay-refresh-budget") &&
-			TimestampDifferenceExceeds(began, GetCurrentTimestamp(), BUDGET))
-			break;
+		take();
+		ask(targets, ntargets);
 	}
-	tell();
+	if (ntaken == 0 || mlc_refresh_is_waiting())
+		return;
+	asking = false;
+	if (nloaded < ntaken)
+	{
+		load_some();
+		for (int i = 0; i < ntargets; i++)
+			send(targets[i]);
+	}
+	if (nloaded == ntaken && nwaiting == 0)
+		finish();
+	else if (nloaded < ntaken && leases_are_old())
+	{
+		drop_loaded();
+		ask(targets, ntargets);
+	}
 }

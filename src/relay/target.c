@@ -27,6 +27,7 @@
 #include "relay/free.h"
 #include "relay/group.h"
 #include "relay/purge.h"
+#include "relay/refresh.h"
 #include "relay/target.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -41,6 +42,7 @@ static void
 close_connection(MlcTarget *target)
 {
 	mlc_conn_close(target->conn);
+	mlc_refresh_forget(target);
 	target->awaits = 0;
 	mlc_target_connections++;
 }

@@ -37,7 +37,9 @@ typedef enum MlcExpect
 	MLC_EXPECT_SWEEP,
 	MLC_EXPECT_TIDY,
 	MLC_EXPECT_ASKING,
-	MLC_EXPECT_NEWS
+	MLC_EXPECT_NEWS,
+	MLC_EXPECT_LEASE,			/* these two: relay/refresh.c */
+	MLC_EXPECT_FILL
 } MlcExpect;
 
 /* A reply in flight, and the events whose command it answers. */
@@ -45,6 +47,7 @@ typedef struct MlcExpected
 {
 	MlcExpect	what;
 	int			nevents;		/* of a cluster only */
+	uint32		number;			/* of a lease or a fill */
 } MlcExpected;
 
 typedef struct MlcGroup MlcGroup;

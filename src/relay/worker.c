@@ -218,7 +218,7 @@ sleep_a_while(bool for_wal)
 	}
 	if (mlc_relay->weak->nevents > 0)
 		timeout = Min(timeout, 10);
-	if (mlc_relay->in_flight)
+	if (mlc_relay->in_flight || mlc_refresh_pending() > 0)
 		timeout = Min(timeout, MLC_PATIENCE);
 	if (WaitEventSetWait(wait_event_set(), timeout, &event, 1, PG_WAIT_EXTENSION) > 0 &&
 		(event.events & WL_SOCKET_READABLE) != 0 && event.user_data)
@@ -423,19 +423,16 @@ turn(void)
 		mlc_flow_dispatch();
 	mlc_flow_poll();
 	mlc_upkeep_arm();
-	if (!mlc_relay->in_flight && mlc_refresh_pending() > 0)
-	{
-		mlc_upkeep_forget_catalogs();
+	if (!mlc_relay->in_flight)
 		mlc_refresh_run(mlc_relay->targets, mlc_relay->ntargets);
-		mlc_upkeep_forget_catalogs();
-	}
 	if (!mlc_relay->in_flight)
 		mlc_sweep_run();
 	mlc_flow_publish();
 	mlc_upkeep_every_second();
 
 	if (ended && !flush_async_commits() &&
-		(mlc_relay->in_flight || mlc_refresh_pending() == 0))
+		(mlc_relay->in_flight || mlc_refresh_pending() == 0 ||
+		 mlc_refresh_is_waiting()))
 		sleep_a_while(true);
 }
 

@@ -83,6 +83,43 @@ pass('documents that change all the time do not keep others from their turn');
 $t->sql('INSERT INTO fence VALUES (-1)');
 $hot->quit;
 
+# A few are loaded under leases that were asked for together: those that have run
+# out meanwhile are asked for again.
+$t->sql('CREATE TABLE pace (s float8); INSERT INTO pace VALUES (0)');
+$t->sql(<<'SQL');
+CREATE OR REPLACE FUNCTION slowly(int) RETURNS text STABLE LANGUAGE sql AS
+	$$ SELECT 'document' FROM public.pace, pg_sleep(s) WHERE $1 IS NOT NULL $$;
+SQL
+
+# How many of ten documents there are, once one that was changed after them is.
+sub slow_documents
+{
+	my $wait = sub { my $id = shift;
+		$t->wait_for("d:$id", sub { $t->redis->command('EXISTS', "d:$id") }) };
+
+	$t->sql('UPDATE pace SET s = 0');
+	# none takes long, so more and more are taken at a time
+	for (1 .. 2)
+	{
+		$t->sql('UPDATE d SET n = n + 1; UPDATE d SET n = n + 1 WHERE id = 200');
+		$t->wait_applied;
+		$wait->(200);
+	}
+	$t->sql('UPDATE pace SET s = 0.7');
+	$t->sql('UPDATE d SET n = n + 1 WHERE id <= 10');
+	$t->wait_applied;
+	$t->sql('UPDATE d SET n = n + 1 WHERE id = 11');
+	$t->wait_applied;
+	$wait->(11);
+	return $t->redis->command('EXISTS', map { "d:$_" } 1 .. 10);
+}
+
+is(slow_documents(), 10, 'documents are loaded, however long the others take');
+$t->set_relay_fault('relay-refresh-old=skip');
+cmp_ok(slow_documents(), '<', 10, 'but for those whose leases have run out, without that safeguard');
+$t->clear_fault;
+$t->sql('UPDATE pace SET s = 0');
+
 # What the relay's snapshot sees is kept until it has loaded it, though the relay
 # decodes: else it would find no row where one is updated meanwhile.
 $t->wait_applied;

@@ -158,6 +158,36 @@ $t->let_write(50);
 $t->finish_load('relay gone');
 eu_is_coherent('relay gone');
 
+# ---------- a reload does not wait for it ----------
+
+$t->sql('CREATE TABLE d (id int PRIMARY KEY, n int); INSERT INTO d VALUES (1, 0);'
+	  . "SELECT mlcache.attach('d', key => 'd:{id}', action => 'refresh')");
+wait_eu($t->wait_applied);
+
+# It stops while the relay is held at a point before or in a reload.
+sub stops_at
+{
+	my ($point, $what) = @_;
+	my ($holder, $n);
+
+	$t->set_relay_fault("$point=wait");
+	$holder = $t->hold($point);
+	$n = $t->sql('UPDATE d SET n = n + 1 RETURNING n');
+	$t->wait_held($point);
+	$eu->freeze;
+	$t->clear_fault;
+	$holder->quit;
+	others_go_on("$what: changes do not wait", 2);
+	$t->wait_for("$what: the document",
+		sub { ($t->redis->command('GET', 'd:1') // '') eq qq({"id":1,"n":$n}) });
+	pass("$what: nor does the document");
+	$eu->thaw;
+	wait_eu($t->wait_applied);
+}
+
+stops_at('relay-before-applied', 'before it gives a lease');
+stops_at('relay-reload', 'before it takes the document');
+
 # ---------- L1 ----------
 
 # Readers of this server get through to the Redis that does not answer the
