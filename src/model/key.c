@@ -607,12 +607,11 @@ mlc_key_glob(const MlcTemplate *template, StringInfo out)
 }
 
 void
-mlc_key_guard_glob(const MlcTemplate *template, StringInfo out)
+mlc_key_names_glob(const MlcTemplate *template, StringInfo out)
 {
-	appendStringInfoString(out, template->tagged ? "mlc:" : "mlc:{");
+	appendStringInfoChar(out, '*');
 	mlc_key_glob(template, out);
-	if (!template->tagged)
-		appendStringInfoChar(out, '}');
+	appendStringInfoChar(out, '*');
 }
 
 /* ----------

@@ -127,8 +127,11 @@ extern void mlc_key_glob(const MlcTemplate *template, StringInfo out);
  */
 extern void mlc_key_guard(const char *key, size_t len, StringInfo out);
 
-/* Appends a Redis glob that matches the guards of all keys of the template. */
-extern void mlc_key_guard_glob(const MlcTemplate *template, StringInfo out);
+/*
+ * The same for all names that hold a key of the template: besides itself its
+ * guard, and the copy that is kept of it.
+ */
+extern void mlc_key_names_glob(const MlcTemplate *template, StringInfo out);
 
 /*
  * Might the two templates render the same key?  Never a false "no"; a false

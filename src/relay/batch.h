@@ -23,9 +23,7 @@ typedef struct MlcRelayRule
 	int32		id;				/* hash key */
 	MlcTemplate *template;		/* NULL: it gives no keys */
 	const char *key;			/* its text */
-	char	   *glob;			/* of its keys */
-	char	   *guard_glob;		/* of their guards */
-	char	   *kept_glob;		/* of copies that are kept; NULL: none are */
+	char	   *names_glob;		/* of its keys, and all that is named by them */
 	int64		ttl;			/* ms; 0: none */
 	int64		stale;			/* ms that what is removed is kept; 0: not */
 	MlcConsistency consistency;

@@ -49,16 +49,11 @@ make_rule(const MlcRule *rule)
 		entry->template = mlc_key_parse(rule->key, &error);
 		entry->key = pstrdup(rule->key);
 		initStringInfo(&glob);
-		mlc_key_glob(entry->template, &glob);
-		entry->glob = glob.data;
-		initStringInfo(&glob);
-		mlc_key_guard_glob(entry->template, &glob);
-		entry->guard_glob = glob.data;
+		mlc_key_names_glob(entry->template, &glob);
+		entry->names_glob = glob.data;
 	}
 	entry->ttl = rule->ttl;
 	entry->stale = rule->stale;
-	if (rule->stale > 0)
-		entry->kept_glob = psprintf("mlc:%s", entry->guard_glob);
 	entry->consistency = rule->consistency;
 	entry->degrade = rule->degrade;
 	entry->invalidate = rule->action == MLC_OP_INVALIDATE &&

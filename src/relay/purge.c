@@ -3,11 +3,15 @@
  * relay/purge.c
  *	  Removes entries by rule: SCAN, match the template, UNLINK.
  *
- * SCAN returns whatever was there from its start to its end.  Guards go first:
- * with its guard a lease dies, so nothing that was loaded before can be filled
- * afterwards; a lease that is given meanwhile was given after the change that
- * asked for the purge had become visible.  Names are matched against the
- * template letter by letter, since a glob would take foreign keys along.
+ * SCAN returns whatever was there from its start to its end.  An entry and its
+ * guard go together, whichever is met: with its guard a lease dies, so nothing
+ * that was loaded before can be filled afterwards; a lease that is given
+ * meanwhile was given after the change that asked for the purge had become
+ * visible.  Names are matched against the template letter by letter, since a
+ * glob would take foreign keys along.
+ *
+ * One pass over the keyspace finds entries, guards and copies that are kept,
+ * since nothing else is delivered meanwhile.
  *
  * A relay may know less than a server holds: a rule that was detached while the
  * slot was lost, or that a recovery to a point in history has undone.  So each
@@ -28,14 +32,6 @@
 
 #define SCAN_COUNT "1000"
 #define KEYS_A_CALL 500			/* of mlc_remove */
-
-/* What the names of a scan are. */
-typedef enum Names
-{
-	ENTRIES,
-	GUARDS,
-	KEPT						/* copies for readers that may have them stale */
-} Names;
 
 /* The key that a guard belongs to, in the current context; NULL: none. */
 static char *
@@ -70,18 +66,24 @@ key_of_guard(const char *guard, size_t len, size_t *keylen)
 	return NULL;
 }
 
+/* A copy for readers that may have it stale is named by the guard. */
+static bool
+is_kept(MlcReply *name)
+{
+	return name->len > 8 && memcmp(name->str, "mlc:mlc:", 8) == 0;
+}
+
 /* The key that a name stands for, if it is one of the rules'; else NULL. */
 static char *
-key_of(MlcReply *name, Names what, MlcRelayRule **rules, int nrules,
-	   size_t *keylen)
+key_of(MlcReply *name, MlcRelayRule **rules, int nrules, size_t *keylen)
 {
 	char	   *values[MLC_KEY_MAX_COLUMNS];
 	char	   *key = name->str;
 
 	*keylen = name->len;
-	if (what == KEPT && name->len > 4)
+	if (is_kept(name))
 		key = key_of_guard(name->str + 4, name->len - 4, keylen);
-	else if (what == GUARDS)
+	else if (name->len > 4 && memcmp(name->str, "mlc:", 4) == 0)
 		key = key_of_guard(name->str, name->len, keylen);
 	for (int i = 0; key && i < nrules; i++)
 		if (mlc_key_match(rules[i]->template, key, *keylen, values))
@@ -99,54 +101,112 @@ any_strong(MlcRelayRule **rules, int nrules)
 	return false;
 }
 
+typedef struct KeyName
+{
+	const char *str;
+	size_t		len;
+} KeyName;
+
+static int
+compare_names(const void *a, const void *b)
+{
+	const KeyName *x = a;
+	const KeyName *y = b;
+	int			order = memcmp(x->str, y->str, Min(x->len, y->len));
+
+	return order != 0 ? order : (x->len > y->len) - (x->len < y->len);
+}
+
+/* A key is met by its entry and by its guard.  How many are left. */
+static int
+without_duplicates(KeyName *keys, int n)
+{
+	int			last = 0;
+
+	if (n < 2)
+		return n;
+	qsort(keys, n, sizeof(KeyName), compare_names);
+	for (int i = 1; i < n; i++)
+		if (compare_names(&keys[last], &keys[i]) != 0)
+			keys[++last] = keys[i];
+	return last + 1;
+}
+
+/* Entries and their guards. */
+static bool
+unlink_keys(MlcTarget *target, KeyName *keys, int n)
+{
+	StringInfoData guard;
+	MlcCommand	cmd;
+
+	mlc_command_init(&cmd);
+	mlc_command_add_cstr(&cmd, "UNLINK");
+	for (int i = 0; i < n; i++)
+	{
+		initStringInfo(&guard);
+		mlc_key_guard(keys[i].str, keys[i].len, &guard);
+		mlc_command_add(&cmd, keys[i].str, keys[i].len);
+		mlc_command_add(&cmd, guard.data, guard.len);
+	}
+	return n == 0 || mlc_target_good(target, mlc_command_call(&cmd, target->conn),
+									 "removal");
+}
+
 /*
- * In a cluster keys are of many slots, some of which it may be receiving, or
- * have given away; marks stay.
+ * Entries and leases; marks stay.  In a cluster keys are of many slots, some of
+ * which it may be receiving, or have given away.
  */
 static bool
-remove_keys(MlcTarget *target, const char **keys, size_t *lens, int n)
+remove_keys(MlcTarget *target, KeyName *keys, int n)
 {
+	bool		node = target->group != NULL;
 	MlcCommand	cmd;
 
 	mlc_command_init(&cmd);
 	for (int from = 0; from < n; from += KEYS_A_CALL)
 	{
+		int			count = Min(KEYS_A_CALL, n - from);
+
 		if (!mlc_group_ask_anyway(target))
 			return false;
 		mlc_command_reset(&cmd);
 		mlc_command_add_cstr(&cmd, "FCALL");
-		mlc_command_add_cstr(&cmd, "mlc_remove");
-		mlc_command_add_cstr(&cmd, "0");
+		mlc_command_add_cstr(&cmd, node ? "mlc_remove" : "mlc_invalidate");
+		mlc_command_add_int(&cmd, node ? 0 : count);
+		for (int i = from; i < from + count && !node; i++)
+			mlc_command_add(&cmd, keys[i].str, keys[i].len);
 		mlc_command_add_cstr(&cmd, target->ns);
 		mlc_command_add_cstr(&cmd, "");
-		for (int i = from; i < Min(from + KEYS_A_CALL, n); i++)
-			mlc_command_add(&cmd, keys[i], lens[i]);
+		for (int i = from; i < from + count && node; i++)
+			mlc_command_add(&cmd, keys[i].str, keys[i].len);
 		if (!mlc_target_good(target, mlc_command_call(&cmd, target->conn),
-							 "mlc_remove"))
+							 "removal"))
 			return false;
 	}
 	return true;
 }
 
 /*
- * The same for copies that are kept: one that has gone with its slot is left to
- * its time to live.
+ * Copies that are kept.  In a cluster they lie in many slots; one that has gone
+ * with its slot is left to its time to live.
  */
 static bool
-remove_kept(MlcTarget *target, const char **names, size_t *lens, int n)
+remove_kept(MlcTarget *target, KeyName *names, int n)
 {
+	int			step = target->group ? 1 : n;
 	MlcCommand	cmd;
 
 	mlc_command_init(&cmd);
-	for (int i = 0; i < n; i++)
+	for (int from = 0; from < n; from += step)
 	{
 		MlcReply   *reply;
 
 		mlc_command_reset(&cmd);
 		mlc_command_add_cstr(&cmd, "UNLINK");
-		mlc_command_add(&cmd, names[i], lens[i]);
+		for (int i = from; i < from + step; i++)
+			mlc_command_add(&cmd, names[i].str, names[i].len);
 		reply = mlc_command_call(&cmd, target->conn);
-		if (reply && mlc_cluster_is_redirect(reply))
+		if (reply && target->group && mlc_cluster_is_redirect(reply))
 			continue;
 		if (!mlc_target_good(target, reply, "removal"))
 			return false;
@@ -154,62 +214,44 @@ remove_kept(MlcTarget *target, const char **names, size_t *lens, int n)
 	return true;
 }
 
-/* Removes what belongs to the rules: names, or entries and leases of keys. */
+/* Removes what belongs to the rules. */
 static bool
-remove_names(MlcTarget *target, MlcReply *names, Names what,
-			 MlcRelayRule **rules, int nrules)
+remove_names(MlcTarget *target, MlcReply *names, MlcRelayRule **rules, int nrules)
 {
-	bool		strong = what != KEPT && any_strong(rules, nrules);
-	bool		by_key = strong || (what != KEPT && target->group);
-	MlcCommand	cmd;
-	int			n = 0;
-	const char **keys = palloc(sizeof(char *) * Max(names->nelements, 1));
-	size_t	   *lens = palloc(sizeof(size_t) * Max(names->nelements, 1));
+	KeyName    *keys = palloc(sizeof(KeyName) * Max(names->nelements, 1));
+	KeyName    *kept = palloc(sizeof(KeyName) * Max(names->nelements, 1));
+	int			nkeys = 0;
+	int			nkept = 0;
 
 	for (size_t i = 0; i < names->nelements; i++)
 	{
-		size_t		keylen;
-		char	   *key = key_of(names->elements[i], what, rules, nrules,
-								 &keylen);
+		MlcReply   *name = names->elements[i];
+		KeyName		key;
 
-		if (key == NULL)
+		key.str = key_of(name, rules, nrules, &key.len);
+		if (key.str == NULL)
 			continue;
-		keys[n] = by_key ? key : names->elements[i]->str;
-		lens[n++] = by_key ? keylen : names->elements[i]->len;
+		if (!is_kept(name))
+			keys[nkeys++] = key;
+		else
+		{
+			kept[nkept].str = name->str;
+			kept[nkept++].len = name->len;
+		}
 	}
-	if (n == 0)
-		return true;
-	if (target->group && what == KEPT)
-		return remove_kept(target, keys, lens, n);
-	if (target->group)
-		return remove_keys(target, keys, lens, n);
-	mlc_command_init(&cmd);
-	if (strong)
-	{
-		mlc_command_add_cstr(&cmd, "FCALL");
-		mlc_command_add_cstr(&cmd, "mlc_invalidate");
-		mlc_command_add_int(&cmd, n);
-	}
-	else
-		mlc_command_add_cstr(&cmd, "UNLINK");
-	for (int i = 0; i < n; i++)
-		mlc_command_add(&cmd, keys[i], lens[i]);
-	if (strong)
-	{
-		mlc_command_add_cstr(&cmd, target->ns);
-		mlc_command_add_cstr(&cmd, "");
-	}
-	return mlc_target_good(target, mlc_command_call(&cmd, target->conn),
-						   "removal");
+	nkeys = without_duplicates(keys, nkeys);
+	return (target->group || any_strong(rules, nrules) ?
+			remove_keys(target, keys, nkeys) :
+			unlink_keys(target, keys, nkeys)) &&
+		remove_kept(target, kept, nkept);
 }
 
 /* One step of a scan.  The next cursor is copied; false: the target is down. */
 static bool
 step(MlcTarget *target, char *cursor, size_t size, const char *glob,
-	 Names what, MlcRelayRule **rules, int nrules)
+	 MlcRelayRule **rules, int nrules)
 {
 	MlcReply   *reply;
-	MlcReply   *names;
 
 	reply = mlc_command_simple(target->conn, "SCAN", cursor, "MATCH", glob,
 							   "COUNT", SCAN_COUNT, NULL);
@@ -223,13 +265,11 @@ step(MlcTarget *target, char *cursor, size_t size, const char *glob,
 		return false;
 	}
 	strlcpy(cursor, reply->elements[0]->str, size);
-	names = reply->elements[1];
-	return remove_names(target, names, what, rules, nrules);
+	return remove_names(target, reply->elements[1], rules, nrules);
 }
 
 static bool
-scan(MlcTarget *target, const char *glob, Names what, MlcRelayRule **rules,
-	 int nrules)
+scan(MlcTarget *target, const char *glob, MlcRelayRule **rules, int nrules)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "mlcache purge",
@@ -242,7 +282,7 @@ scan(MlcTarget *target, const char *glob, Names what, MlcRelayRule **rules,
 	{
 		CHECK_FOR_INTERRUPTS();
 		MemoryContextReset(context);
-		done = step(target, cursor, sizeof(cursor), glob, what, rules, nrules);
+		done = step(target, cursor, sizeof(cursor), glob, rules, nrules);
 	} while (done && strcmp(cursor, "0") != 0);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
@@ -329,10 +369,7 @@ add_forgotten(MlcRelayRule **rules, int *nrules, const char *key)
 bool
 mlc_purge_rule(MlcTarget *target, MlcRelayRule *rule)
 {
-	return scan(target, rule->guard_glob, GUARDS, &rule, 1) &&
-		scan(target, rule->glob, ENTRIES, &rule, 1) &&
-		(rule->kept_glob == NULL ||
-		 scan(target, rule->kept_glob, KEPT, &rule, 1)) &&
+	return scan(target, rule->names_glob, &rule, 1) &&
 		(rule->template == NULL || remember(target, &rule, 1, false, NULL));
 }
 
@@ -353,8 +390,6 @@ mlc_purge_all(MlcTarget *target, HTAB *rules)
 			!MLC_FAULT_SKIP("relay-templates"))
 			add_forgotten(all, &nrules, pstrdup(known->elements[i]->str));
 	return mlc_free_purge(target) &&
-		scan(target, "mlc:*", GUARDS, all, nrules) &&
-		scan(target, "mlc:mlc:*", KEPT, all, nrules) &&
-		scan(target, "*", ENTRIES, all, nrules) &&
+		scan(target, "*", all, nrules) &&
 		remember(target, all, nknown, true, NULL);
 }

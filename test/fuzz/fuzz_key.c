@@ -255,7 +255,9 @@ check_row(const MlcTemplate *template, const Row *row, StringInfo key)
 	CHECK(oracle_glob(again.data, (size_t) again.len,
 					  key->data, (size_t) key->len));
 	resetStringInfo(&again);
-	mlc_key_guard_glob(template, &again);
+	mlc_key_names_glob(template, &again);
+	CHECK(oracle_glob(again.data, (size_t) again.len,
+					  key->data, (size_t) key->len));
 	CHECK(oracle_glob(again.data, (size_t) again.len,
 					  guard.data, (size_t) guard.len));
 
