@@ -22,7 +22,6 @@
 #include "capture/unique.h"
 #include "commands/dbcommands.h"
 #include "executor/spi.h"
-#include "foreign/foreign.h"
 #include "lock/registry.h"
 #include "miscadmin.h"
 #include "model/rule.h"
@@ -204,10 +203,7 @@ check_server(Check *check, MlcTargetStat *stat, MlcServer *server)
 static MlcServer *
 server_of(MlcTargetStat *stat)
 {
-	if (stat->state == MLC_TARGET_UNUSED ||
-		GetForeignServerExtended(stat->serverid, FSV_MISSING_OK) == NULL)
-		return NULL;
-	return mlc_server_load(stat->serverid);
+	return stat->state == MLC_TARGET_UNUSED ? NULL : mlc_server_find(stat->serverid);
 }
 
 static void
@@ -409,11 +405,10 @@ check_all_redis(Check *check, const MlcRedisLook *looks, int nlooks)
 
 	for (int i = 0; i < nlooks; i++)
 	{
-		MlcServer  *server;
+		MlcServer  *server = mlc_server_find(looks[i].serverid);
 
-		if (!GetForeignServerExtended(looks[i].serverid, FSV_MISSING_OK))
+		if (server == NULL)
 			continue;
-		server = mlc_server_load(looks[i].serverid);
 		check_redis(check, &looks[i], server);
 		if (server->serverid != last)
 			check_seeds(check, looks, nlooks, &looks[i], server);

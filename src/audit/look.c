@@ -18,7 +18,6 @@
 
 #include "audit/look.h"
 #include "base/guc.h"
-#include "foreign/foreign.h"
 #include "redis/cluster.h"
 #include "redis/command.h"
 #include "utils/timestamp.h"
@@ -235,11 +234,15 @@ mlc_look_at_all(MlcRelayShared *relay, const MlcRedisLook *before, int nbefore,
 
 	mlc_segment_read_servers(relay, servers);
 	for (int i = 0; i < MLC_MAX_TARGETS && n < MLC_MAX_TARGETS; i++)
-		if ((servers[i].state == MLC_TARGET_ARMED ||
-			 servers[i].state == MLC_TARGET_CATCHUP) &&
-			GetForeignServerExtended(servers[i].serverid, FSV_MISSING_OK))
-			n += look_at_server(relay, mlc_server_load(servers[i].serverid), looks + n,
-								MLC_MAX_TARGETS - n);
+	{
+		MlcServer  *server = NULL;
+
+		if (servers[i].state == MLC_TARGET_ARMED ||
+			servers[i].state == MLC_TARGET_CATCHUP)
+			server = mlc_server_find(servers[i].serverid);
+		if (server)
+			n += look_at_server(relay, server, looks + n, MLC_MAX_TARGETS - n);
+	}
 	for (int i = 0; i < n; i++)
 		for (int k = 0; k < nbefore; k++)
 			compare(&before[k], &looks[i]);

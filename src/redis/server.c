@@ -276,10 +276,10 @@ is_paused(const char *name)
 	return found;
 }
 
-MlcServer *
-mlc_server_load(Oid serverid)
+static MlcServer *
+load(ForeignServer *foreign)
 {
-	ForeignServer *foreign = GetForeignServer(serverid);
+	Oid			serverid = foreign->serverid;
 	MlcServer  *server = palloc0(sizeof(MlcServer));
 	List	   *mapping = mapping_options(foreign->owner, serverid);
 	StringInfoData fingerprint;
@@ -355,6 +355,20 @@ mlc_server_load(Oid serverid)
 	server->fingerprint = fingerprint.data;
 	server->paused = is_paused(server->name);
 	return server;
+}
+
+MlcServer *
+mlc_server_load(Oid serverid)
+{
+	return load(GetForeignServer(serverid));
+}
+
+MlcServer *
+mlc_server_find(Oid serverid)
+{
+	ForeignServer *foreign = GetForeignServerExtended(serverid, FSV_MISSING_OK);
+
+	return foreign ? load(foreign) : NULL;
 }
 
 List *

@@ -34,6 +34,9 @@ extern void mlc_server_validate(List *options, Oid catalog);
  */
 extern MlcServer *mlc_server_load(Oid serverid);
 
+/* The same; NULL: it has been dropped. */
+extern MlcServer *mlc_server_find(Oid serverid);
+
 /* Oids of all servers of the wrapper, in order of their names. */
 extern List *mlc_server_all(void);
 

@@ -150,16 +150,34 @@ mlc_target_is_idle(MlcTarget *target)
 		target->expect_next == target->nexpect;
 }
 
+/* Nothing is in flight any more. */
+static void
+leave(MlcTarget *target)
+{
+	close_connection(target);
+	mlc_answer_forget(target);
+	target->aside = target->behind = false;
+	mlc_free_forget(target);
+}
+
+void
+mlc_target_pause(MlcTarget *target, bool paused)
+{
+	target->paused = paused;
+	if (paused)
+		leave(target);
+	else
+		target->retry_at = 0;
+	set_state(target, paused ? MLC_TARGET_PAUSED : MLC_TARGET_DOWN);
+}
+
 void
 mlc_target_fail(MlcTarget *target, const char *reason)
 {
 	char		message[MLC_ERROR_LEN];
 
 	strlcpy(message, reason, sizeof(message));
-	close_connection(target);
-	mlc_answer_forget(target);
-	target->aside = target->behind = false;
-	mlc_free_forget(target);
+	leave(target);
 	target->backoff = target->backoff == 0 ? 20 :
 		Min(target->backoff * 2, mlc_reconnect_max);
 	target->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),

@@ -239,6 +239,9 @@ extern void mlc_target_retire(MlcTarget *target, HTAB *rules);
 /* Fails an idle target whose connection the server has closed. */
 extern void mlc_target_check_closed(MlcTarget *target);
 
+/* Closes it until it is not paused any more. */
+extern void mlc_target_pause(MlcTarget *target, bool paused);
+
 /* Closes it with a reason; retried with backoff. */
 extern void mlc_target_fail(MlcTarget *target, const char *reason);
 

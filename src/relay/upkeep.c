@@ -149,27 +149,24 @@ load_targets(void)
 	for (int i = mlc_relay->ntargets - 1; i >= 0; i--)
 	{
 		MlcTarget  *target = mlc_relay->targets[i];
-		bool		keep = false;
+		MlcServer  *server = mlc_server_find(target->serverid);
 
-		foreach(lc, servers)
-			if (lfirst_oid(lc) == target->serverid)
-			keep = strcmp(mlc_server_load(target->serverid)->fingerprint,
-						  target->fingerprint) == 0;
-		if (!keep)
+		if (server == NULL || strcmp(server->fingerprint, target->fingerprint) != 0)
 			mlc_upkeep_drop_target(i);
 	}
 	foreach(lc, servers)
 	{
 		Oid			serverid = lfirst_oid(lc);
+		MlcServer  *server = mlc_server_find(serverid);
 		bool		known = false;
 		MlcTarget  *target;
 		int			number;
 
 		for (int i = 0; i < mlc_relay->ntargets; i++)
 			known |= mlc_relay->targets[i]->serverid == serverid;
-		if (known)
+		if (known || server == NULL)
 			continue;
-		if (mlc_server_load(serverid)->options.nseeds > 0)
+		if (server->options.nseeds > 0)
 		{
 			(void) mlc_upkeep_add_member(mlc_group_create(serverid));
 			continue;
@@ -186,26 +183,10 @@ load_targets(void)
 	for (int i = 0; i < mlc_relay->ntargets; i++)
 	{
 		MlcTarget  *target = mlc_relay->targets[i];
-		bool		paused = mlc_server_load(target->serverid)->paused;
+		MlcServer  *server = mlc_server_find(target->serverid);
 
-		if (paused == target->paused)
-			continue;
-		target->paused = paused;
-		if (paused)
-		{
-			mlc_conn_close(target->conn);
-			target->awaits = 0;
-			mlc_target_connections++;
-			target->state = MLC_TARGET_PAUSED;
-		}
-		else
-		{
-			target->state = MLC_TARGET_DOWN;
-			target->retry_at = 0;
-		}
-		LWLockAcquire(mlc_shared->lock, LW_EXCLUSIVE);
-		target->stat->state = target->state;
-		LWLockRelease(mlc_shared->lock);
+		if (server && server->paused != target->paused)
+			mlc_target_pause(target, server->paused);
 	}
 }
 

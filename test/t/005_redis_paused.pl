@@ -76,5 +76,33 @@ for my $n (1 .. 5)
 	$t->clear_fault;
 }
 
+# ---------- pause() in the middle of a removal by pattern ----------
+
+# What was in flight then is not taken for what is asked later.
+$t->sql("ALTER SERVER redis OPTIONS (SET timeout '60000')");
+$t->wait_armed;
+$t->sql("SELECT count(mlcache.set(k || ':' || g, 'x')) FROM generate_series(1, 3000) g, unnest('{first,second}'::text[]) k");
+$t->wait_applied;
+is(scalar @{ $t->redis->command('KEYS', "$_:*") }, 3000, "$_ keys") for qw(first second);
+{
+	my $holder;
+
+	$t->set_relay_fault('relay-before-send=wait');
+	$holder = $t->hold('relay-before-send');
+	$t->sql("SELECT mlcache.invalidate_pattern('first:*')");
+	$t->wait_held('relay-before-send');
+	$t->redis->freeze;
+	$t->sql("SELECT mlcache.pause('redis')");
+	$t->clear_fault;
+	$holder->quit;
+	$t->wait_state('paused');
+	$t->redis->thaw;
+	$t->sql("SELECT mlcache.resume('redis')");
+	$t->wait_applied;
+	$t->sql("SELECT mlcache.invalidate_pattern('second:*')");
+	$t->wait_applied;
+	is(scalar @{ $t->redis->command('KEYS', "$_:*") }, 0, "no $_ keys") for qw(first second);
+}
+
 $t->stop;
 done_testing();

@@ -188,6 +188,25 @@ sub stops_at
 stops_at('relay-before-applied', 'before it gives a lease');
 stops_at('relay-reload', 'before it takes the document');
 
+# Nor for one that is paused before it has taken it.
+$t->set_relay_fault('relay-reload=wait');
+my $holder = $t->hold('relay-reload');
+$t->sql('UPDATE d SET n = 7');
+$t->wait_held('relay-reload');
+$eu->freeze;
+$t->clear_fault;
+$holder->quit;
+$t->wait_for('the document',
+	sub { ($t->redis->command('GET', 'd:1') // '') eq '{"id":1,"n":7}' });
+$t->sql("SELECT mlcache.pause('eu')");
+$t->sql('UPDATE d SET n = 8');
+$t->wait_for('the next one',
+	sub { ($t->redis->command('GET', 'd:1') // '') eq '{"id":1,"n":8}' });
+pass('documents do not wait for a server that is paused');
+$eu->thaw;
+$t->sql("SELECT mlcache.resume('eu')");
+wait_eu($t->wait_applied);
+
 # ---------- L1 ----------
 
 # Readers of this server get through to the Redis that does not answer the
