@@ -158,6 +158,18 @@ mlc_my_proc_number(void)
 	ReplicationSlotCreate(name, db_specific, persistency, two_phase)
 #endif
 
+/*
+ * Where a slot says whether it is a failover slot; NULL before PostgreSQL 17.
+ * ReplicationSlotAlter() (whose arguments differ in PostgreSQL 18) is no good
+ * for a slot that is decoded from: it wants to acquire the slot itself.  A
+ * macro, so that this file needs no replication/slot.h.
+ */
+#if PG_VERSION_NUM >= 170000
+#define MLC_SLOT_FAILOVER(slot) (&(slot)->data.failover)
+#else
+#define MLC_SLOT_FAILOVER(slot) ((bool *) NULL)
+#endif
+
 /* PostgreSQL 18 can refuse a slot that has been invalidated. */
 #if PG_VERSION_NUM >= 180000
 #define MLC_SLOT_ACQUIRE(name, nowait) ReplicationSlotAcquire(name, nowait, false)

@@ -35,6 +35,7 @@ int			mlc_lock_escalation_threshold = 100;
 int			mlc_audit_timeout = 10000;
 int			mlc_audit_rate = 0;
 bool		mlc_relay_enabled = true;
+bool		mlc_failover_slot = false;
 bool		mlc_warm_on_start = false;
 bool		mlc_monitor_enabled = true;
 int			mlc_alert_lag = 10000;
@@ -211,6 +212,12 @@ mlc_guc_define(void)
 							 "Runs a relay in every database that has rules.",
 							 NULL,
 							 &mlc_relay_enabled, true,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
+
+	DefineCustomBoolVariable("mlcache.failover_slot",
+							 "Lets standbys synchronize the slot, for the case that they are promoted.",
+							 "PostgreSQL 17 and later; it has no effect before.",
+							 &mlc_failover_slot, false,
 							 PGC_SIGHUP, 0, NULL, NULL, NULL);
 
 	DefineCustomBoolVariable("mlcache.monitor_enabled",

@@ -30,6 +30,7 @@ extern int	mlc_lock_escalation_threshold;	/* 0: never */
 extern int	mlc_audit_rate;		/* keys a second; 0: no auditor */
 extern int	mlc_audit_timeout;	/* ms */
 extern bool mlc_relay_enabled;
+extern bool mlc_failover_slot;
 extern bool mlc_monitor_enabled;
 extern int	mlc_alert_lag;		/* ms; 0: off */
 extern int	mlc_alert_retained; /* MB; 0: off */

@@ -56,8 +56,9 @@ MlcSink    *mlc_decode_sink = NULL;
 
 extern PGDLLEXPORT void _PG_output_plugin_init(OutputPluginCallbacks *cb);
 
-TimeLineID
-mlc_decode_timeline(XLogRecPtr lsn)
+/* The timelines that led to the present one, which is the first in the list. */
+static List *
+timeline_history(void)
 {
 	static TimeLineID current = 0;
 	static List *history = NIL;
@@ -78,9 +79,23 @@ mlc_decode_timeline(XLogRecPtr lsn)
 		current = now;
 		MemoryContextSwitchTo(old);
 	}
+	return history;
+}
+
+TimeLineID
+mlc_decode_timeline(XLogRecPtr lsn)
+{
+	List	   *history = timeline_history();
+
 	if (list_length(history) <= 1)
-		return current;
+		return ((TimeLineHistoryEntry *) linitial(history))->tli;
 	return tliOfPointInHistory(lsn, history);
+}
+
+XLogRecPtr
+mlc_decode_timeline_begin(void)
+{
+	return ((TimeLineHistoryEntry *) linitial(timeline_history()))->begin;
 }
 
 static void

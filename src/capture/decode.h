@@ -39,4 +39,7 @@ extern MlcSink *mlc_decode_sink;
 /* The timeline that a position of WAL belongs to. */
 extern TimeLineID mlc_decode_timeline(XLogRecPtr lsn);
 
+/* Where the timeline that this server is on began; 0/0 for the first one. */
+extern XLogRecPtr mlc_decode_timeline_begin(void);
+
 #endif							/* MLC_CAPTURE_DECODE_H */

@@ -117,7 +117,7 @@ create(const char *name)
 {
 	LogicalDecodingContext *ctx;
 
-	MLC_SLOT_CREATE(name, true, RS_EPHEMERAL, false, false);
+	MLC_SLOT_CREATE(name, true, RS_EPHEMERAL, false, mlc_failover_slot);
 	ctx = CreateInitDecodingContext("mlcache", NIL, false, InvalidXLogRecPtr,
 									XL_ROUTINE(.page_read = read_page_wait,
 											   .segment_open = wal_segment_open,
@@ -163,7 +163,10 @@ mlc_slot_acquire(void)
 		MLC_SLOT_ACQUIRE(name, false);
 		if (!XLogRecPtrIsInvalid(MyReplicationSlot->data.restart_lsn) &&
 			!MLC_SLOT_IS_INVALIDATED(MyReplicationSlot))
+		{
+			mlc_slot_set_failover();
 			return false;
+		}
 		ereport(WARNING,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("replication slot \"%s\" has lost WAL that it needed", name),
@@ -174,6 +177,28 @@ mlc_slot_acquire(void)
 	create(name);
 	CurrentResourceOwner = owner;
 	return true;
+}
+
+bool
+mlc_slot_is_failover(void)
+{
+	bool	   *failover = MLC_SLOT_FAILOVER(MyReplicationSlot);
+
+	return failover != NULL && *failover;
+}
+
+void
+mlc_slot_set_failover(void)
+{
+	bool	   *failover = MLC_SLOT_FAILOVER(MyReplicationSlot);
+
+	if (failover == NULL || *failover == mlc_failover_slot)
+		return;
+	SpinLockAcquire(&MyReplicationSlot->mutex);
+	*failover = mlc_failover_slot;
+	SpinLockRelease(&MyReplicationSlot->mutex);
+	ReplicationSlotMarkDirty();
+	ReplicationSlotSave();
 }
 
 void
@@ -218,6 +243,14 @@ mlc_slot_rewind(MlcSink *sink, XLogRecPtr start)
 	mlc_once_forget();
 
 	start = Max(start, mlc_slot_confirmed());
+
+	/*
+	 * A slot that came along when this server was promoted holds WAL of
+	 * another timeline.  What it says was replayed here, and every cache is
+	 * purged: a history begins no earlier than the timeline.
+	 */
+	if (!MLC_FAULT_SKIP("relay-timeline"))
+		start = Max(start, mlc_decode_timeline_begin());
 	mlc_decode_sink = sink;
 	decoding = CreateDecodingContext(start, NIL, false,
 									 XL_ROUTINE(.page_read = read_page,
@@ -312,6 +345,8 @@ int64
 mlc_slot_usage(Oid dbid, int *used, int *max)
 {
 	const char *name = mlc_slot_name(dbid);
+	XLogRecPtr	now = RecoveryInProgress() ? GetXLogReplayRecPtr(NULL) :
+	GetXLogWriteRecPtr();
 	int64		retained = -1;
 	int			count = 0;
 
@@ -329,8 +364,8 @@ mlc_slot_usage(Oid dbid, int *used, int *max)
 		SpinLockAcquire(&slot->mutex);
 		restart = slot->data.restart_lsn;
 		SpinLockRelease(&slot->mutex);
-		retained = XLogRecPtrIsInvalid(restart) ? 0 :
-			(int64) (GetXLogWriteRecPtr() - restart);
+		retained = XLogRecPtrIsInvalid(restart) || now < restart ? 0 :
+			(int64) (now - restart);
 	}
 	LWLockRelease(ReplicationSlotControlLock);
 	if (used)
@@ -365,6 +400,14 @@ mlc_slot_confirm(XLogRecPtr lsn)
 		return;
 	LogicalConfirmReceivedLocation(lsn);
 	ReplicationSlotMarkDirty();
+
+	/*
+	 * A standby that has synchronized the slot refuses an older position,
+	 * which a crash of this server would bring back, and then synchronizes
+	 * none of the slots that come after it.
+	 */
+	if (mlc_slot_is_failover() && !MLC_FAULT_SKIP("relay-save-slot"))
+		ReplicationSlotSave();
 }
 
 void

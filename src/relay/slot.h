@@ -24,6 +24,15 @@ extern const char *mlc_slot_name(Oid dbid);
 extern bool mlc_slot_acquire(void);
 
 /*
+ * Makes the acquired slot a failover slot, or none, as mlcache.failover_slot
+ * says.  ERROR if it cannot be written to disk.
+ */
+extern void mlc_slot_set_failover(void);
+
+/* Is the acquired slot a failover slot? */
+extern bool mlc_slot_is_failover(void);
+
+/*
  * A relay that dies over a record would die over it again and again, as over
  * changes of an mlcache.rule that was dropped since (PostgreSQL cannot open a
  * user catalog table that is gone).  The second time its successor gives the
@@ -36,7 +45,7 @@ extern void mlc_slot_drop(void);
 
 /*
  * Starts, or starts again, decoding with the commits after start, at the
- * earliest those after the confirmed position.
+ * earliest those after the confirmed position, and of this timeline.
  */
 extern void mlc_slot_rewind(MlcSink *sink, XLogRecPtr start);
 
@@ -71,7 +80,10 @@ extern int64 mlc_slot_usage(Oid dbid, int *used, int *max);
  */
 extern void mlc_slot_give_up(Oid dbid);
 
-/* Lets go of what lies before lsn; lets it be written out with a checkpoint. */
+/*
+ * Lets go of what lies before lsn; lets it be written out with a checkpoint, a
+ * failover slot at once.
+ */
 extern void mlc_slot_confirm(XLogRecPtr lsn);
 
 /*

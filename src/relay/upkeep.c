@@ -30,6 +30,9 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
+#define SAVE_DISTANCE 10000		/* ms between writes of a failover slot, at
+								 * most */
+
 static volatile bool catalogs_changed = true;
 static uint64 rule_changes = 0;
 
@@ -339,10 +342,16 @@ mlc_upkeep_lowest_applied(void)
 	return lowest;
 }
 
-/* Once a second: remembers what is applied, confirms what is old enough. */
+/*
+ * Once a second: remembers what is applied, confirms what is old enough.  A
+ * failover slot goes to disk with it, so less often.
+ */
 static void
 confirm(TimestampTz now)
 {
+	static TimestampTz confirmed_at = 0;
+	int			distance = mlc_slot_is_failover() ?
+	Min(mlc_redelivery_window / 10, SAVE_DISTANCE) : 0;
 	XLogRecPtr	lowest = mlc_upkeep_lowest_applied();
 	int			old = 0;
 
@@ -368,12 +377,13 @@ confirm(TimestampTz now)
 		   TimestampDifferenceExceeds(mlc_relay->marks[old].at, now,
 									  mlc_redelivery_window))
 		old++;
-	if (old > 0)
+	if (old > 0 && TimestampDifferenceExceeds(confirmed_at, now, distance))
 	{
 		XLogRecPtr	lsn = Min(mlc_relay->marks[old - 1].lsn, lowest);
 
 		MLC_FAULT("relay-before-confirm");
 		mlc_slot_confirm(lsn);
+		confirmed_at = now;
 		memmove(mlc_relay->marks, mlc_relay->marks + old,
 				sizeof(MlcMark) * (mlc_relay->nmarks - old));
 		mlc_relay->nmarks -= old;

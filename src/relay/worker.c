@@ -505,6 +505,7 @@ mlc_relay_main(Datum arg)
 			ProcessConfigFile(PGC_SIGHUP);
 			if (!mlc_relay_enabled)
 				return;
+			mlc_slot_set_failover();
 		}
 		AcceptInvalidationMessages();
 		PG_TRY();

@@ -1,7 +1,7 @@
 # A synchronous physical standby is promoted under load: writers connect to it,
-# its relay makes a slot and purges, and every copy equals its row.  With
-# failover slots (PostgreSQL 17) it is the same: ours is none, since what
-# another timeline has applied is not continued anyway.
+# its relay makes a slot and purges, and every copy equals its row.  So it is
+# where the standby synchronizes failover slots (PostgreSQL 17): ours is none by
+# default.
 use strict;
 use warnings;
 use FindBin;

@@ -208,6 +208,59 @@ sub running_relay
 	return $pid;
 }
 
+# ---------- standbys that synchronize failover slots (PostgreSQL 17) ----------
+
+# One of the node, started; conf => text.
+sub new_standby
+{
+	my ($self, $name, $conf) = @_;
+	my $node = $self->{node};
+	my $standby = PostgreSQL::Test::Cluster->new($name);
+	my $conninfo = $node->connstr('postgres') =~ s/'/''/gr;
+
+	$node->backup($name);
+	$standby->init_from_backup($node, $name, has_streaming => 1);
+	$self->sql("SELECT pg_create_physical_replication_slot('$name', true)");
+	$standby->append_conf('postgresql.conf', <<"CONF");
+primary_conninfo = '$conninfo application_name=$name'
+primary_slot_name = '$name'
+hot_standby_feedback = on
+CONF
+	$standby->append_conf('postgresql.conf', $conf) if $conf;
+	$standby->start;
+	return $standby;
+}
+
+# Columns of the relay's slot, there or on another node; '' when there is none.
+sub slot
+{
+	my ($self, $columns, $node) = @_;
+
+	return ($node // $self->{node})->safe_psql('postgres',
+		"SELECT $columns FROM pg_replication_slots WHERE slot_name ~ '^mlcache_'");
+}
+
+# Until the standby has a slot that outlives the synchronization.  For that the
+# primary's must have come past all that the standby knows when it begins, with
+# a point in between where decoding can begin; so nothing else is written.
+sub synchronize
+{
+	my ($self, $standby) = @_;
+	my $node = $self->{node};
+
+	$self->wait_for('the slot to be synchronized',
+		sub {
+			my $goal = $self->sql('SELECT pg_log_standby_snapshot();'
+				  . " SELECT pg_logical_emit_message(false, 'test', '')") =~ s/.*\n//r;
+
+			$self->wait_for('the slot to be confirmed',
+				sub { $self->slot("confirmed_flush_lsn >= '$goal'") eq 't' });
+			$node->wait_for_catchup($standby, 'replay', $node->lsn('flush'));
+			$standby->psql('postgres', 'SELECT pg_sync_replication_slots()');
+			return $self->slot('temporary', $standby) eq 'f';
+		});
+}
+
 # ---------- waiting ----------
 
 sub wait_for
