@@ -291,6 +291,10 @@ mlc_slot_read(void)
 
 	/* the reader keeps buffers of its own, made when it first needs them */
 	old = MemoryContextSwitchTo(decoding->context);
+
+	/* WAL that is not there kills as surely as what cannot be decoded */
+	pg_atomic_write_u64(&mlc_relay->shared->decoding,
+						decoding->reader->EndRecPtr);
 	record = XLogReadRecord(decoding->reader, &error);
 	if (error)
 		ereport(ERROR,
@@ -304,9 +308,9 @@ mlc_slot_read(void)
 		mlc_once_see(decoding->reader);
 		LogicalDecodingProcessRecord(decoding, decoding->reader);
 		mlc_once_seen(decoding->reader);
-		pg_atomic_write_u64(&mlc_relay->shared->decoding, 0);
 		positioned = true;
 	}
+	pg_atomic_write_u64(&mlc_relay->shared->decoding, 0);
 	CurrentResourceOwner = owner;
 	MemoryContextSwitchTo(old);
 	return record != NULL;

@@ -35,8 +35,8 @@ extern bool mlc_slot_is_failover(void);
 /*
  * A relay that dies over a record would die over it again and again, as over
  * changes of an mlcache.rule that was dropped since (PostgreSQL cannot open a
- * user catalog table that is gone).  The second time its successor gives the
- * slot up.  Before mlc_slot_acquire().
+ * user catalog table that is gone), or for want of WAL that is not there.  The
+ * second time its successor gives the slot up.  Before mlc_slot_acquire().
  */
 extern void mlc_slot_check_deaths(void);
 

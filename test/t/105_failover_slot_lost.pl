@@ -1,6 +1,6 @@
 # The relay's failover slot (PostgreSQL 17) after a crash of the primary; and a
-# standby is promoted whose copy of it is of no use: it was not complete yet, or
-# it was invalidated.  The relay makes a slot of its own.
+# standby is promoted whose copy of it is of no use: it was not complete yet, it
+# was invalidated, or its WAL is not there.  The relay makes a slot of its own.
 use strict;
 use warnings;
 use FindBin;
@@ -97,6 +97,19 @@ my %lost = (
 		is($t->slot('wal_status', $standby), 'lost', 'it has lost WAL');
 		$standby->append_conf('postgresql.conf', 'max_slot_wal_keep_size = -1');
 		$standby->reload;
+		return $standby;
+	},
+	'without WAL' => sub {
+		my ($name) = @_;
+		my $standby = $t->new_standby($name);
+
+		$t->synchronize($standby);
+		my $segment = $t->sql("SELECT pg_walfile_name('" . $t->slot('restart_lsn', $standby) . "')");
+		leave_behind($standby, 2);
+		$standby->stop;
+		ok(unlink($standby->data_dir . "/pg_wal/$segment"), "$segment removed");
+		$standby->start;
+		isnt($t->slot('wal_status', $standby), 'lost', 'and PostgreSQL does not know');
 		return $standby;
 	},
 );
