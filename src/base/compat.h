@@ -170,6 +170,18 @@ mlc_my_proc_number(void)
 #define MLC_SLOT_FAILOVER(slot) ((bool *) NULL)
 #endif
 
+/*
+ * Has the slot been synchronized from another server?  Only from PostgreSQL 17
+ * on, which lets nobody drop such a slot on a standby.
+ */
+#if PG_VERSION_NUM >= 170000
+#define MLC_SLOT_IS_SYNCED(slot) ((slot)->data.synced != 0)
+#define MLC_SLOT_SET_OWN(slot) ((slot)->data.synced = false)
+#else
+#define MLC_SLOT_IS_SYNCED(slot) false
+#define MLC_SLOT_SET_OWN(slot) ((void) 0)
+#endif
+
 /* PostgreSQL 18 can refuse a slot that has been invalidated. */
 #if PG_VERSION_NUM >= 180000
 #define MLC_SLOT_ACQUIRE(name, nowait) ReplicationSlotAcquire(name, nowait, false)

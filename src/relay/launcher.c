@@ -8,6 +8,11 @@
  * finds no rules says so and leaves.  Later attach() asks by raising "wanted".
  * A relay that dies is started again after a pause that grows.
  *
+ * On a standby there is neither launcher nor relay.  A primary that has become
+ * one still has its relays' slots, which would hold WAL and rows for ever, and
+ * keep the standby from synchronizing those of the new primary: a worker drops
+ * them when the standby starts.  Nothing is lost: what is promoted purges.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -21,6 +26,7 @@
 #include "access/xlog.h"
 #include "audit/auditor.h"
 #include "audit/monitor.h"
+#include "base/fault.h"
 #include "base/guc.h"
 #include "catalog/pg_database.h"
 #include "lock/keeper.h"
@@ -74,6 +80,14 @@ mlc_launcher_register(void)
 	strcpy(worker.bgw_function_name, "mlc_launcher_main");
 	strcpy(worker.bgw_name, "mlcache launcher");
 	strcpy(worker.bgw_type, "mlcache launcher");
+	RegisterBackgroundWorker(&worker);
+
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS;
+	worker.bgw_start_time = BgWorkerStart_ConsistentState;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	strcpy(worker.bgw_function_name, "mlc_standby_main");
+	strcpy(worker.bgw_name, "mlcache standby");
+	strcpy(worker.bgw_type, "mlcache standby");
 	RegisterBackgroundWorker(&worker);
 }
 
@@ -312,6 +326,14 @@ tend(Child *child, MlcRelayShared *relay)
 	}
 	start_child(child, relay);
 	return RESTART_MAX;
+}
+
+void
+mlc_standby_main(Datum arg)
+{
+	BackgroundWorkerUnblockSignals();
+	if (!MLC_FAULT_SKIP("standby-slots"))
+		mlc_slot_drop_left_behind();
 }
 
 void

@@ -192,10 +192,12 @@ mlc_slot_set_failover(void)
 {
 	bool	   *failover = MLC_SLOT_FAILOVER(MyReplicationSlot);
 
-	if (failover == NULL || *failover == mlc_failover_slot)
+	if (failover == NULL ||
+		(*failover == mlc_failover_slot && !MLC_SLOT_IS_SYNCED(MyReplicationSlot)))
 		return;
 	SpinLockAcquire(&MyReplicationSlot->mutex);
 	*failover = mlc_failover_slot;
+	MLC_SLOT_SET_OWN(MyReplicationSlot);
 	SpinLockRelease(&MyReplicationSlot->mutex);
 	ReplicationSlotMarkDirty();
 	ReplicationSlotSave();
@@ -395,6 +397,45 @@ mlc_slot_give_up(Oid dbid)
 			 errdetail("No relay runs, and the slot holds more than %d MB of WAL (mlcache.slot_max_retained). Every cache of the database is purged when a relay runs again.",
 					   mlc_slot_max_retained)));
 	ReplicationSlotDrop(mlc_slot_name(dbid), true);
+}
+
+/* Takes the name of the nth slot if a relay that was here has left it. */
+static bool
+is_left_behind(int n, NameData *name)
+{
+	ReplicationSlot *slot = &ReplicationSlotCtl->replication_slots[n];
+	bool		found;
+
+	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
+	SpinLockAcquire(&slot->mutex);
+	found = slot->in_use && slot->active_pid == 0 &&
+		slot->data.persistency == RS_PERSISTENT &&
+		SlotIsLogical(slot) && !MLC_SLOT_IS_SYNCED(slot);
+	SpinLockRelease(&slot->mutex);
+	if (found)
+	{
+		*name = slot->data.name;
+		found = strcmp(NameStr(*name), mlc_slot_name(slot->data.database)) == 0 &&
+			strcmp(NameStr(slot->data.plugin), "mlcache") == 0;
+	}
+	LWLockRelease(ReplicationSlotControlLock);
+	return found;
+}
+
+void
+mlc_slot_drop_left_behind(void)
+{
+	NameData	name;
+
+	for (int i = 0; i < max_replication_slots && RecoveryInProgress(); i++)
+	{
+		if (!is_left_behind(i, &name))
+			continue;
+		ReplicationSlotDrop(NameStr(name), true);
+		ereport(LOG,
+				(errmsg("mlcache: dropped replication slot \"%s\", which this server has from when it was a primary",
+						NameStr(name))));
+	}
 }
 
 void

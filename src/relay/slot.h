@@ -25,7 +25,8 @@ extern bool mlc_slot_acquire(void);
 
 /*
  * Makes the acquired slot a failover slot, or none, as mlcache.failover_slot
- * says.  ERROR if it cannot be written to disk.
+ * says, and this server's own where it has come from another, so that it can be
+ * dropped when this is a standby again.  ERROR if it cannot be written to disk.
  */
 extern void mlc_slot_set_failover(void);
 
@@ -79,6 +80,13 @@ extern int64 mlc_slot_usage(Oid dbid, int *used, int *max);
  * and no relay runs; the caches are purged when one does.  For the launcher.
  */
 extern void mlc_slot_give_up(Oid dbid);
+
+/*
+ * On a standby, drops the slots of relays that were here when it was a primary,
+ * with a line in the log.  Nothing that the standby synchronizes.  ERROR 55006
+ * where it has just been promoted and a relay has such a slot.
+ */
+extern void mlc_slot_drop_left_behind(void);
 
 /*
  * Lets go of what lies before lsn; lets it be written out with a checkpoint, a

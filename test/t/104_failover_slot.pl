@@ -107,6 +107,7 @@ for my $skip (1, 0)
 		  . ($skip ? "\nmlcache.fault_points = 'relay-timeline=skip'" : ''));
 	$t->wait_armed;
 	is($t->slot("failover, restart_lsn < '$end'"), 't|t', 'the relay goes on with the slot');
+	is($t->slot('synced'), 'f', 'as its own');
 	is($t->count_log(qr/found initial starting point/, $log), 0, 'and has not made it');
 	is($t->purges($log), 1 - $skip, $skip ? 'not purged' : 'purged');
 	like($t->stat('applied'), qr/^0000000[23]/, 'applied is of the new timeline');
