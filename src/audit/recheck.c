@@ -42,6 +42,7 @@
 #include "access/xlog.h"
 #include "audit/recheck.h"
 #include "base/fault.h"
+#include "base/grow.h"
 #include "base/wal.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
@@ -127,17 +128,8 @@ add(MlcSuspects *suspects, const MlcCopy *copy, MlcVerdict verdict, int round,
 	MemoryContext old = MemoryContextSwitchTo(suspects->context);
 	Suspect    *suspect;
 
-	if (suspects->list == NULL)
-	{
-		suspects->size = 64;
-		suspects->list = palloc(sizeof(Suspect) * suspects->size);
-	}
-	else if (suspects->n == suspects->size)
-	{
-		suspects->size *= 2;
-		suspects->list = repalloc_huge(suspects->list,
-									   sizeof(Suspect) * suspects->size);
-	}
+	suspects->list = mlc_grow(suspects->context, suspects->list, suspects->n,
+							  &suspects->size, sizeof(Suspect));
 	suspect = &suspects->list[suspects->n++];
 	suspect->key = pnstrdup(copy->key, copy->keylen);
 	suspect->keylen = copy->keylen;

@@ -15,6 +15,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "base/grow.h"
 #include "base/guc.h"
 #include "capture/dirty.h"
 #include "common/hashfn.h"
@@ -53,18 +54,6 @@ mlc_dirty_begin(void)
 	return set;
 }
 
-/* Makes room for one more element in an array of the dirty set. */
-static void *
-grow(MlcDirtySet *set, void *array, int n, int *size, Size element)
-{
-	if (n < *size)
-		return array;
-	*size = Max(8, *size * 2);
-	if (array == NULL)
-		return MemoryContextAlloc(set->context, *size * element);
-	return repalloc_huge(array, *size * element);
-}
-
 /* The rule itself may be gone by the time of the commit. */
 static void
 copy_servers(MlcDirtySet *set, MlcDirtyRule *entry, const MlcRule *rule)
@@ -87,8 +76,8 @@ mlc_dirty_touch(MlcDirtySet *set, const MlcRule *rule)
 		if (set->rules[i].id == rule->id)
 			return i;
 
-	set->rules = grow(set, set->rules, set->nrules, &set->rules_size,
-					  sizeof(MlcDirtyRule));
+	set->rules = mlc_grow(set->context, set->rules, set->nrules, &set->rules_size,
+						  sizeof(MlcDirtyRule));
 	entry = &set->rules[set->nrules];
 	entry->id = rule->id;
 	entry->secret = rule->secret;
@@ -113,8 +102,8 @@ mark_savepoint(MlcDirtySet *set)
 		(set->nsavepoints > 0 &&
 		 set->savepoints[set->nsavepoints - 1].level >= level))
 		return;
-	set->savepoints = grow(set, set->savepoints, set->nsavepoints,
-						   &set->savepoints_size, sizeof(MlcDirtyLevel));
+	set->savepoints = mlc_grow(set->context, set->savepoints, set->nsavepoints,
+							   &set->savepoints_size, sizeof(MlcDirtyLevel));
 	set->savepoints[set->nsavepoints].level = level;
 	set->savepoints[set->nsavepoints].nkeys = set->nkeys;
 	set->nsavepoints++;
@@ -226,8 +215,8 @@ add(MlcDirtySet *set, int ruleno, MlcOp op, const char *key, uint32 keylen,
 		return;
 	}
 
-	set->keys = grow(set, set->keys, set->nkeys, &set->keys_size,
-					 sizeof(MlcDirtyKey));
+	set->keys = mlc_grow(set->context, set->keys, set->nkeys, &set->keys_size,
+						 sizeof(MlcDirtyKey));
 	event = &set->keys[set->nkeys];
 	memset(event, 0, sizeof(*event));
 	event->rule = ruleno;

@@ -17,6 +17,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "base/grow.h"
 #include "base/guc.h"
 #include "capture/marks.h"
 #include "miscadmin.h"
@@ -79,16 +80,8 @@ mlc_marks_add_key(MlcStrongCommit *commit, MlcStrongServer *server,
 {
 	MlcStrongKey *mine;
 
-	if (server->nkeys == server->size)
-	{
-		server->size = Max(8, server->size * 2);
-		if (server->keys == NULL)
-			server->keys = palloc_extended(sizeof(MlcStrongKey) * server->size,
-										   MCXT_ALLOC_HUGE);
-		else
-			server->keys = repalloc_huge(server->keys,
-										 sizeof(MlcStrongKey) * server->size);
-	}
+	server->keys = mlc_grow(CurrentMemoryContext, server->keys, server->nkeys,
+							&server->size, sizeof(MlcStrongKey));
 	mine = &server->keys[server->nkeys++];
 	*mine = *key;
 

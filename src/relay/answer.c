@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "base/fault.h"
+#include "base/grow.h"
 #include "relay/deliver.h"
 #include "relay/free.h"
 #include "relay/group.h"
@@ -23,16 +24,8 @@
 static void
 expect(MlcTarget *target, MlcExpect what, int nevents, uint32 number)
 {
-	if (target->nexpect == target->expect_size)
-	{
-		target->expect_size = Max(64, target->expect_size * 2);
-		if (target->expect == NULL)
-			target->expect = MemoryContextAlloc(target->context,
-												sizeof(MlcExpected) * target->expect_size);
-		else
-			target->expect = repalloc(target->expect,
-									  sizeof(MlcExpected) * target->expect_size);
-	}
+	target->expect = mlc_grow(target->context, target->expect, target->nexpect,
+							  &target->expect_size, sizeof(MlcExpected));
 	target->expect[target->nexpect].what = what;
 	target->expect[target->nexpect].number = number;
 	target->expect[target->nexpect++].nevents = nevents;
@@ -63,16 +56,8 @@ mlc_target_expect(MlcTarget *target, MlcExpect what)
 void
 mlc_answer_remember(MlcTarget *target, MlcBatchEvent *event)
 {
-	if (target->nsent == target->sent_size)
-	{
-		target->sent_size = Max(64, target->sent_size * 2);
-		if (target->sent == NULL)
-			target->sent = MemoryContextAlloc(target->context,
-											  sizeof(MlcBatchEvent *) * target->sent_size);
-		else
-			target->sent = repalloc(target->sent,
-									sizeof(MlcBatchEvent *) * target->sent_size);
-	}
+	target->sent = mlc_grow(target->context, target->sent, target->nsent,
+							&target->sent_size, sizeof(MlcBatchEvent *));
 	target->sent[target->nsent++] = event;
 }
 

@@ -18,6 +18,7 @@
  */
 #include "postgres.h"
 
+#include "base/grow.h"
 #include "base/guc.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
@@ -104,16 +105,8 @@ mlc_batch_add(MlcBatch *batch, MlcRelayRule *rule, MlcOp op,
 	}
 	if (event == NULL)
 	{
-		if (batch->nevents == batch->size)
-		{
-			batch->size = Max(256, batch->size * 2);
-			if (batch->events == NULL)
-				batch->events = MemoryContextAllocHuge(batch->context,
-													   sizeof(MlcBatchEvent) * batch->size);
-			else
-				batch->events = repalloc_huge(batch->events,
-											  sizeof(MlcBatchEvent) * batch->size);
-		}
+		batch->events = mlc_grow(batch->context, batch->events, batch->nevents,
+								 &batch->size, sizeof(MlcBatchEvent));
 		event = &batch->events[batch->nevents];
 		event->key = MemoryContextAlloc(batch->context, keylen + 1);
 		memcpy(event->key, key, keylen);
@@ -220,16 +213,8 @@ mlc_batch_purge(MlcBatch *batch, MlcRelayRule *rule, MlcVersion version)
 void
 mlc_batch_add_xid(MlcBatch *batch, TransactionId xid)
 {
-	if (batch->nxids == batch->xids_size)
-	{
-		batch->xids_size = Max(64, batch->xids_size * 2);
-		if (batch->xids == NULL)
-			batch->xids = MemoryContextAlloc(batch->context,
-											 sizeof(TransactionId) * batch->xids_size);
-		else
-			batch->xids = repalloc(batch->xids,
-								   sizeof(TransactionId) * batch->xids_size);
-	}
+	batch->xids = mlc_grow(batch->context, batch->xids, batch->nxids,
+						   &batch->xids_size, sizeof(TransactionId));
 	batch->xids[batch->nxids++] = xid;
 }
 

@@ -18,6 +18,7 @@
 #include "postgres.h"
 
 #include "base/fault.h"
+#include "base/grow.h"
 #include "miscadmin.h"
 #include "model/glob.h"
 #include "read/free.h"
@@ -42,16 +43,8 @@ mlc_group_add_detour(MlcGroup *group, MlcBatchEvent *event)
 		MemoryContextSwitchTo(old);
 		return;
 	}
-	if (group->ndetours == group->detours_size)
-	{
-		group->detours_size = Max(64, group->detours_size * 2);
-		if (group->detours == NULL)
-			group->detours = MemoryContextAlloc(group->context,
-												sizeof(MlcBatchEvent *) * group->detours_size);
-		else
-			group->detours = repalloc(group->detours,
-									  sizeof(MlcBatchEvent *) * group->detours_size);
-	}
+	group->detours = mlc_grow(group->context, group->detours, group->ndetours,
+							  &group->detours_size, sizeof(MlcBatchEvent *));
 	group->detours[group->ndetours++] = event;
 }
 

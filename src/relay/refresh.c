@@ -22,6 +22,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "base/fault.h"
+#include "base/grow.h"
 #include "base/guc.h"
 #include "base/wal.h"
 #include "capture/decode.h"
@@ -260,14 +261,7 @@ new_lease(MlcTarget *target, int wish)
 {
 	Lease	   *lease;
 
-	if (nleases == leases_size)
-	{
-		leases_size = Max(TAKE_MAX, 2 * leases_size);
-		if (leases == NULL)
-			leases = MemoryContextAlloc(context, sizeof(Lease) * leases_size);
-		else
-			leases = repalloc(leases, sizeof(Lease) * leases_size);
-	}
+	leases = mlc_grow(context, leases, nleases, &leases_size, sizeof(Lease));
 	lease = &leases[nleases++];
 	lease->target = target;
 	lease->wish = wish;

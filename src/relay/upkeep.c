@@ -13,6 +13,7 @@
 
 #include "access/xact.h"
 #include "base/fault.h"
+#include "base/grow.h"
 #include "base/guc.h"
 #include "base/wal.h"
 #include "commands/extension.h"
@@ -357,16 +358,8 @@ confirm(TimestampTz now)
 
 	if (XLogRecPtrIsInvalid(lowest))
 		return;
-	if (mlc_relay->nmarks == mlc_relay->marks_size)
-	{
-		mlc_relay->marks_size = Max(64, mlc_relay->marks_size * 2);
-		if (mlc_relay->marks == NULL)
-			mlc_relay->marks = MemoryContextAlloc(mlc_relay->context,
-												  sizeof(MlcMark) * mlc_relay->marks_size);
-		else
-			mlc_relay->marks = repalloc(mlc_relay->marks,
-										sizeof(MlcMark) * mlc_relay->marks_size);
-	}
+	mlc_relay->marks = mlc_grow(mlc_relay->context, mlc_relay->marks, mlc_relay->nmarks,
+								&mlc_relay->marks_size, sizeof(MlcMark));
 	if (mlc_relay->nmarks == 0 || mlc_relay->marks[mlc_relay->nmarks - 1].lsn < lowest)
 	{
 		mlc_relay->marks[mlc_relay->nmarks].at = now;
