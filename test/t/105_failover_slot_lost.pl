@@ -75,6 +75,8 @@ $t->sql("SELECT pg_drop_replication_slot('other')");
 
 # ---------- the standby's slot is of no use ----------
 
+# a standby has the settings of the one before
+my $by_hand = 'sync_replication_slots = off';
 my %lost = (
 	# the slot on the primary is behind where the standby began
 	'not complete' => sub {
@@ -90,7 +92,7 @@ my %lost = (
 	},
 	'invalidated' => sub {
 		my ($name) = @_;
-		my $standby = $t->new_standby($name, "max_slot_wal_keep_size = '1MB'");
+		my $standby = $t->new_standby($name, "$by_hand\nmax_slot_wal_keep_size = '1MB'");
 
 		$t->synchronize($standby);
 		leave_behind($standby, 4);
@@ -101,7 +103,7 @@ my %lost = (
 	},
 	'without WAL' => sub {
 		my ($name) = @_;
-		my $standby = $t->new_standby($name);
+		my $standby = $t->new_standby($name, $by_hand);
 
 		$t->synchronize($standby);
 		my $segment = $t->sql("SELECT pg_walfile_name('" . $t->slot('restart_lsn', $standby) . "')");
