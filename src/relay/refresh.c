@@ -237,7 +237,6 @@ begin_call(MlcCommand *cmd, const char *function, Wish *wish)
 	mlc_command_add_cstr(cmd, function);
 	mlc_command_add_cstr(cmd, "1");
 	mlc_command_add(cmd, wish->key, wish->keylen);
-	mlc_command_add_cstr(cmd, token());
 }
 
 static void
@@ -271,7 +270,7 @@ new_lease(MlcTarget *target, int wish)
 }
 
 static void
-send(MlcTarget *target)
+push(MlcTarget *target)
 {
 	if (mlc_target_is_live(target) && mlc_conn_unsent(target->conn) > 0 &&
 		!mlc_conn_push(target->conn))
@@ -294,11 +293,12 @@ ask_target(MlcTarget *target)
 			!mlc_group_owns(target, wish->key, wish->keylen))
 			continue;
 		begin_call(&cmd, "mlc_get", wish);
+		mlc_command_add_cstr(&cmd, token());
 		mlc_command_add_int(&cmd, LEASE_MS);
 		mlc_command_add_cstr(&cmd, target->ns);
 		end_call(&cmd, new_lease(target, i), MLC_EXPECT_LEASE);
 	}
-	send(target);
+	push(target);
 }
 
 static void
@@ -318,6 +318,7 @@ fill(Lease *lease, MlcRule *rule, MlcLoad found, const char *payload,
 	bool		absent = found == MLC_LOAD_ABSENT;
 
 	begin_call(&cmd, "mlc_fill", &taken[lease->wish]);
+	mlc_command_add_cstr(&cmd, token());
 	mlc_command_add(&cmd, absent ? "" : payload, absent ? 0 : payloadlen);
 	if (absent && rule->negative_ttl == 0)
 		mlc_command_add_int(&cmd, mlc_negative_ttl);
@@ -327,6 +328,20 @@ fill(Lease *lease, MlcRule *rule, MlcLoad found, const char *payload,
 	mlc_command_add_cstr(&cmd, hi);
 	mlc_command_add_cstr(&cmd, absent ? "1" : "0");
 	mlc_command_add_cstr(&cmd, lease->target->ns);
+	end_call(&cmd, lease, MLC_EXPECT_FILL);
+}
+
+/* Readers need not wait for a lease that we have no use for. */
+static void
+give_back(Lease *lease)
+{
+	MlcCommand	cmd;
+
+	if (MLC_FAULT_SKIP("relay-refresh-give-back"))
+		return;
+	begin_call(&cmd, "mlc_invalidate", &taken[lease->wish]);
+	mlc_command_add_cstr(&cmd, lease->target->ns);
+	mlc_command_add_cstr(&cmd, "");
 	end_call(&cmd, lease, MLC_EXPECT_FILL);
 }
 
@@ -442,11 +457,15 @@ reload(int at)
 	if (!any)
 		return;
 	found = try_load(&taken[at], &rule, &payload, &payloadlen, hi);
-	if (found == MLC_LOAD_FOREIGN)
-		return;
 	for (int i = 0; i < nleases; i++)
-		if (has_lease(&leases[i], at))
+	{
+		if (!has_lease(&leases[i], at))
+			continue;
+		if (found == MLC_LOAD_FOREIGN)
+			give_back(&leases[i]);
+		else
 			fill(&leases[i], &rule, found, payload, payloadlen, hi);
+	}
 }
 
 /* ---- a round: take, ask, load, fill ---- */
@@ -559,7 +578,7 @@ mlc_refresh_run(MlcTarget **targets, int ntargets)
 	{
 		load_some();
 		for (int i = 0; i < ntargets; i++)
-			send(targets[i]);
+			push(targets[i]);
 	}
 	if (nloaded == ntaken && nwaiting == 0)
 		finish();

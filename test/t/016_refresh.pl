@@ -120,6 +120,30 @@ cmp_ok(slow_documents(), '<', 10, 'but for those whose leases have run out, with
 $t->clear_fault;
 $t->sql('UPDATE pace SET s = 0');
 
+# A document that the relay could not load is left to its readers, who need not
+# wait for the lease.
+sub left_to_readers
+{
+	my (@faults) = @_;
+	my $holder;
+
+	$t->set_relay_fault('relay-reload=wait', @faults);
+	$holder = $t->hold('relay-reload');
+	$t->sql('UPDATE d SET n = n + 1 WHERE id = 3');
+	$t->wait_held('relay-reload');
+	$t->sql('SELECT pg_cancel_backend(' . $t->running_relay . ')');
+	$t->wait_for('the end of the load', sub { !$t->is_held('relay-reload') });
+	my $source = $t->sql("SELECT mlcache.get('d:3'); SELECT source FROM mlcache.last_read()");
+	$t->clear_fault;
+	$holder->quit;
+	return $source;
+}
+
+is(left_to_readers(), "document\nload", 'a reader loads at once what the relay could not');
+is(left_to_readers('relay-refresh-give-back=skip'), "document\nrow",
+	'and finds the lease taken where it is not given back');
+$t->wait_applied;
+
 # What the relay's snapshot sees is kept until it has loaded it, though the relay
 # decodes: else it would find no row where one is updated meanwhile.
 $t->wait_applied;
