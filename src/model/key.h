@@ -120,18 +120,18 @@ extern bool mlc_key_check(const char *key, size_t len, MlcKeyError *error);
 extern void mlc_key_glob(const MlcTemplate *template, StringInfo out);
 
 /*
+ * The same for all names that hold a key of the template: besides itself its
+ * guard, and the copy that is kept of it.
+ */
+extern void mlc_key_names_glob(const MlcTemplate *template, StringInfo out);
+
+/*
  * Appends the name of a key's guard: "mlc:" and the key where the key has a
  * hash tag of its own (first '{', and a '}' after it with something between),
  * else "mlc:{", the key, "}".  For keys that mlc_key_check lets pass it is in
  * the key's slot, and no two keys have the same guard.
  */
 extern void mlc_key_guard(const char *key, size_t len, StringInfo out);
-
-/*
- * The same for all names that hold a key of the template: besides itself its
- * guard, and the copy that is kept of it.
- */
-extern void mlc_key_names_glob(const MlcTemplate *template, StringInfo out);
 
 /*
  * Might the two templates render the same key?  Never a false "no"; a false

@@ -132,6 +132,13 @@ without_duplicates(KeyName *keys, int n)
 	return last + 1;
 }
 
+static void
+add_names(MlcCommand *cmd, KeyName *names, int n)
+{
+	for (int i = 0; i < n; i++)
+		mlc_command_add(cmd, names[i].str, names[i].len);
+}
+
 /* Entries and their guards. */
 static bool
 unlink_keys(MlcTarget *target, KeyName *keys, int n)
@@ -173,12 +180,12 @@ remove_keys(MlcTarget *target, KeyName *keys, int n)
 		mlc_command_add_cstr(&cmd, "FCALL");
 		mlc_command_add_cstr(&cmd, node ? "mlc_remove" : "mlc_invalidate");
 		mlc_command_add_int(&cmd, node ? 0 : count);
-		for (int i = from; i < from + count && !node; i++)
-			mlc_command_add(&cmd, keys[i].str, keys[i].len);
+		if (!node)
+			add_names(&cmd, keys + from, count);
 		mlc_command_add_cstr(&cmd, target->ns);
 		mlc_command_add_cstr(&cmd, "");
-		for (int i = from; i < from + count && node; i++)
-			mlc_command_add(&cmd, keys[i].str, keys[i].len);
+		if (node)
+			add_names(&cmd, keys + from, count);
 		if (!mlc_target_good(target, mlc_command_call(&cmd, target->conn),
 							 "removal"))
 			return false;
@@ -203,8 +210,7 @@ remove_kept(MlcTarget *target, KeyName *names, int n)
 
 		mlc_command_reset(&cmd);
 		mlc_command_add_cstr(&cmd, "UNLINK");
-		for (int i = from; i < from + step; i++)
-			mlc_command_add(&cmd, names[i].str, names[i].len);
+		add_names(&cmd, names + from, step);
 		reply = mlc_command_call(&cmd, target->conn);
 		if (reply && target->group && mlc_cluster_is_redirect(reply))
 			continue;
