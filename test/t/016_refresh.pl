@@ -142,7 +142,6 @@ sub left_to_readers
 is(left_to_readers(), "document\nload", 'a reader loads at once what the relay could not');
 is(left_to_readers('relay-refresh-give-back=skip'), "document\nrow",
 	'and finds the lease taken where it is not given back');
-$t->wait_applied;
 
 # What the relay's snapshot sees is kept until it has loaded it, though the relay
 # decodes: else it would find no row where one is updated meanwhile.

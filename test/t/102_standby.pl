@@ -19,15 +19,8 @@ $primary->backup('copy');
 $standby->init_from_backup($primary, 'copy', has_streaming => 1);
 if ($has_failover)
 {
-	my $conninfo = $primary->connstr('postgres') =~ s/'/''/gr;
-
-	$t->sql("SELECT pg_create_physical_replication_slot('standby', true)");
-	$standby->append_conf('postgresql.conf', <<"CONF");
-primary_conninfo = '$conninfo application_name=standby'
-primary_slot_name = 'standby'
-hot_standby_feedback = on
-sync_replication_slots = on
-CONF
+	$t->follow($standby, 'standby');
+	$standby->append_conf('postgresql.conf', 'sync_replication_slots = on');
 }
 $standby->start;
 $primary->wait_for_catchup($standby, 'replay', $primary->lsn('insert'));
@@ -44,11 +37,9 @@ $t->let_write(500);
 
 if ($has_failover)
 {
-	is($t->sql("SELECT failover FROM pg_replication_slots WHERE slot_name ~ '^mlcache_'"),
-		'f', 'the slot is no failover slot');
+	is($t->slot('failover'), 'f', 'the slot is no failover slot');
 }
-is($standby->safe_psql('postgres', "SELECT count(*) FROM pg_replication_slots WHERE slot_name ~ '^mlcache_'"),
-	0, 'the standby has no slot of ours');
+is($t->slot('count(*)', $standby), 0, 'the standby has no slot of ours');
 
 $primary->stop('immediate');
 $standby->append_conf('postgresql.conf', "synchronous_standby_names = ''");

@@ -16,21 +16,6 @@ my $primary = $t->node;
 my $standby = $t->new_standby('two');
 my $log;
 
-# Who follows whom from now on.
-sub follow
-{
-	my ($follower, $leader, $slot) = @_;
-	my $conninfo = $leader->connstr('postgres') =~ s/'/''/gr;
-
-	$t->sql("SELECT pg_create_physical_replication_slot('$slot', true)");
-	$follower->append_conf('postgresql.conf', <<"CONF");
-primary_conninfo = '$conninfo application_name=${\$follower->name}'
-primary_slot_name = '$slot'
-hot_standby_feedback = on
-CONF
-	$follower->set_standby_mode;
-}
-
 for my $round (1, 2)
 {
 	my $slot = $t->slot('slot_name');
@@ -46,7 +31,8 @@ for my $round (1, 2)
 	$t->wait_armed;
 	is($t->purges($log), 1, 'purged');
 
-	follow($primary, $standby, "again$round");
+	$t->follow($primary, "again$round");
+	$primary->set_standby_mode;
 	if ($round == 1)
 	{
 		$primary->append_conf('fault.conf', "mlcache.fault_points = 'standby-slots=skip'");

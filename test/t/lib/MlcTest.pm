@@ -210,22 +210,31 @@ sub running_relay
 
 # ---------- standbys that synchronize failover slots (PostgreSQL 17) ----------
 
+# Makes a server that is stopped follow the node, through a slot of that name.
+sub follow
+{
+	my ($self, $follower, $slot) = @_;
+	my $conninfo = $self->{node}->connstr('postgres') =~ s/'/''/gr;
+	my $name = $follower->name;
+
+	$self->sql("SELECT pg_create_physical_replication_slot('$slot', true)");
+	$follower->append_conf('postgresql.conf', <<"CONF");
+primary_conninfo = '$conninfo application_name=$name'
+primary_slot_name = '$slot'
+hot_standby_feedback = on
+CONF
+}
+
 # One of the node, started; conf => text.
 sub new_standby
 {
 	my ($self, $name, $conf) = @_;
 	my $node = $self->{node};
 	my $standby = PostgreSQL::Test::Cluster->new($name);
-	my $conninfo = $node->connstr('postgres') =~ s/'/''/gr;
 
 	$node->backup($name);
 	$standby->init_from_backup($node, $name, has_streaming => 1);
-	$self->sql("SELECT pg_create_physical_replication_slot('$name', true)");
-	$standby->append_conf('postgresql.conf', <<"CONF");
-primary_conninfo = '$conninfo application_name=$name'
-primary_slot_name = '$name'
-hot_standby_feedback = on
-CONF
+	$self->follow($standby, $name);
 	$standby->append_conf('postgresql.conf', $conf) if $conf;
 	$standby->start;
 	return $standby;
